@@ -1,0 +1,93 @@
+"""Saying what is being done: a bar with the time left on a terminal, plain lines everywhere else."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+log = logging.getLogger("kantor")
+T = TypeVar("T")
+
+
+def configure(log_file: Path | None) -> None:
+    """Send `log` to stderr, and with times into `log_file`."""
+    log.handlers.clear()
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(terminal)
+    if log_file is not None:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(log_file, mode="a", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+        log.addHandler(file)
+
+
+class Progress:
+    """Progress towards `total`, shown at most every `interval` seconds.
+
+    On a terminal one line is redrawn; elsewhere, and always in the log file, a plain line is written.
+    """
+
+    def __init__(self, label: str, total: int, *, done: int = 0, interval: float = 15.0) -> None:
+        self.label, self.total, self.done = label, total, done
+        self._first, self._began = done, time.monotonic()
+        self._terminal = sys.stderr.isatty()
+        self._line_every, self._draw_every = interval, 0.2
+        self._last_line = self._last_draw = self._began
+
+    def update(self, done: int, note: str = "") -> None:
+        """`done` of `total` are finished; `note` says a word on how it goes."""
+        self.done, now = done, time.monotonic()
+        if self._terminal and now - self._last_draw >= self._draw_every:
+            self._last_draw = now
+            sys.stderr.write(f"\r\033[K{self._bar()} {self._text(note)}")
+            sys.stderr.flush()
+        if now - self._last_line >= self._line_every:
+            self._last_line = now
+            self._write(self._text(note))
+
+    def close(self, note: str = "") -> None:
+        if self._terminal:
+            sys.stderr.write("\r\033[K")
+        log.info(
+            f"{self.label}: {self.done:,} of {self.total:,} in {duration(time.monotonic() - self._began)} {note}"
+        )
+
+    def _bar(self, width: int = 24) -> str:
+        filled = width * self.done // max(self.total, 1)
+        return "█" * filled + "░" * (width - filled)
+
+    def _text(self, note: str) -> str:
+        spent = time.monotonic() - self._began
+        fresh = self.done - self._first
+        left = f", {duration(spent / fresh * (self.total - self.done))} left" if fresh > 0 else ""
+        return f"{self.label}: {self.done:,} of {self.total:,}{left} {note}".rstrip()
+
+    def _write(self, text: str) -> None:
+        for handler in log.handlers:
+            # A terminal already shows the bar.
+            if isinstance(handler, logging.FileHandler) or not self._terminal:
+                handler.emit(log.makeRecord(log.name, logging.INFO, "", 0, text, (), None))
+
+
+def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
+    """Iterate and show the progress."""
+    progress = Progress(label, total)
+    for done, item in enumerate(items, start=1):
+        yield item
+        progress.update(done)
+    progress.close()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 42 s, 3 min 20 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
