@@ -45,9 +45,7 @@ class DisPhysics(Settings):
     electron_energy: Positive = Field(50.0, description="electron beam energy [GeV]")
     proton_energy: Positive = Field(50.0, description="proton beam energy [GeV]")
     q2_min: Positive = Field(2.0, description="least squared momentum transfer Q2 [GeV2]")
-    scattered_energy_min: NonNegative = Field(
-        5.0, description="least energy E' of the scattered electron [GeV]"
-    )
+    scattered_energy_min: NonNegative = Field(5.0, description="least energy E' of the scattered electron [GeV]")
 
 
 class DisSource(DisPhysics):
@@ -75,16 +73,12 @@ class FileSource(Settings):
 
     kind: Literal["file"]
     paths: Annotated[list[str], Field(min_length=1)] = Field(description="files, read in this order")
-    table: str | None = Field(
-        None, description="ROOT tree, or HDF5 group or dataset; none: the only one there is"
-    )
+    table: str | None = Field(None, description="ROOT tree, or HDF5 group or dataset; none: the only one there is")
     header: list[str] | None = Field(None, description="column names of a CSV file that has no header line")
     features: dict[Name, str] = Field(
         description="features to be generated: name -> column of the file (a list: the names are the columns)"
     )
-    conditions: dict[Name, str] = Field(
-        {}, description="conditions of the generator: name -> column of the file"
-    )
+    conditions: dict[Name, str] = Field({}, description="conditions of the generator: name -> column of the file")
     weight: str | None = Field(None, description="column of weights, of either sign (sWeights)")
     units: dict[Name, str] = Field({}, description="unit of each feature and condition; none: dimensionless")
 
@@ -117,9 +111,7 @@ class Split(Settings):
     @model_validator(mode="after")
     def _at_most_everything(self) -> Self:
         if self.train + self.validation + self.test > 1 + 1e-9:
-            raise ValueError(
-                f"the fractions add up to {self.train + self.validation + self.test:g}, more than 1"
-            )
+            raise ValueError(f"the fractions add up to {self.train + self.validation + self.test:g}, more than 1")
         return self
 
 
@@ -283,12 +275,8 @@ class Training(Settings):
     precision: Literal["float32", "float64"] = "float32"
     log_every: Count = Field(50, description="generator updates between two lines of metrics")
     checkpoint_every: Count = Field(500, description="generator updates between two checkpoints")
-    keep_checkpoints: Count = Field(
-        2, description="how many of the latest checkpoints stay; the best one stays too"
-    )
-    evaluate_every: Count = Field(
-        500, description="generator updates between two evaluations of the energy distance"
-    )
+    keep_checkpoints: Count = Field(2, description="how many of the latest checkpoints stay; the best one stays too")
+    evaluate_every: Count = Field(500, description="generator updates between two evaluations of the energy distance")
     evaluate_rows: Annotated[int, Field(ge=10)] = Field(
         4000, description="rows of the validation split used to choose the best checkpoint"
     )
@@ -313,9 +301,7 @@ class Validation(Settings):
     splits: Annotated[int, Field(ge=5)] = Field(
         20, description="random splits of held-out events for the truth-against-truth reference"
     )
-    replicas: Annotated[int, Field(ge=20)] = Field(
-        100, description="bootstrap replicas behind one-dimensional errors"
-    )
+    replicas: Annotated[int, Field(ge=20)] = Field(100, description="bootstrap replicas behind one-dimensional errors")
     bins: Annotated[int, Field(ge=5)] = Field(50, description="bins of each histogram")
     confidence: Fraction = Field(0.95, description="level of the Clopper-Pearson intervals")
     seed: Seed = Field(1, description="random seed of generation, splits and replicas")
@@ -339,9 +325,7 @@ class Target(Settings):
     """What one target of the workflow trains, validates and reports."""
 
     trainings: Annotated[list[Name], Field(min_length=1)] = Field(description="names of trainings")
-    seeds: Annotated[list[Seed], Field(min_length=1)] = Field(
-        [1], description="one model is trained for each seed"
-    )
+    seeds: Annotated[list[Seed], Field(min_length=1)] = Field([1], description="one model is trained for each seed")
 
 
 class Config(Settings):
@@ -393,15 +377,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except FileNotFoundError as error:
-        raise ConfigError(
-            "there is no such file", where=path, cure="give the path of a configuration"
-        ) from error
+        raise ConfigError("there is no such file", where=path, cure="give the path of a configuration") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read: {error}", where=path) from error
     except yaml.YAMLError as error:
-        raise ConfigError(
-            f"is not valid YAML: {error}", where=path, cure="mend the line named above"
-        ) from error
+        raise ConfigError(f"is not valid YAML: {error}", where=path, cure="mend the line named above") from error
     if not isinstance(content, dict):
         raise ConfigError("holds no keys", where=path, cure="start from config/config.yaml")
     return content
@@ -443,11 +423,7 @@ def _explain(detail: Any, kind: type[Settings]) -> str:
             close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
             message = "unknown key"
             cure = (
-                f"did you mean '{close[0]}'?"
-                if close
-                else f"known keys: {', '.join(known)}"
-                if known
-                else "remove it"
+                f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}" if known else "remove it"
             )
         case "missing":
             shown, message, cure = "", "is missing", "add this key"
@@ -472,7 +448,8 @@ def _locate(kind: type[Settings], location: tuple[Any, ...]) -> tuple[str, list[
         known = sorted(node.get("properties", {}))
         path.append(str(part))
         inner = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
-        node = inner or node.get("additionalProperties") or {}
+        named = next(iter(node.get("patternProperties", {}).values()), None)
+        node = inner or named or node.get("additionalProperties") or {}
     return ".".join(path), known
 
 

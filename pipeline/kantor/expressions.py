@@ -51,9 +51,7 @@ class Expression:
         try:
             self._root = ast.parse(text.strip(), mode="eval").body
         except SyntaxError as error:
-            raise ConfigError(
-                f"'{text}' is not an expression: {error.msg}", cure="write it as in Python"
-            ) from error
+            raise ConfigError(f"'{text}' is not an expression: {error.msg}", cure="write it as in Python") from error
         self._check(self._root)
 
     @cached_property

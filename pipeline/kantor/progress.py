@@ -53,9 +53,8 @@ class Progress:
     def close(self, note: str = "") -> None:
         if self._terminal:
             sys.stderr.write("\r\033[K")
-        log.info(
-            f"{self.label}: {self.done:,} of {self.total:,} in {duration(time.monotonic() - self._began)} {note}"
-        )
+        spent = duration(time.monotonic() - self._began)
+        log.info(f"{self.label}: {self.done:,} of {self.total:,} in {spent} {note}".rstrip())
 
     def _bar(self, width: int = 24) -> str:
         filled = width * self.done // max(self.total, 1)

@@ -1,0 +1,171 @@
+"""The schema of every result that is written: what a number means is said here once."""
+
+import os
+import platform
+import socket
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+
+from kantor.errors import InputError
+from kantor.files import write_text
+
+R = TypeVar("R", bound="Result")
+
+
+def _from_null(value: object) -> object:
+    return float("nan") if value is None else value
+
+
+# JSON knows no NaN: it is written as null, and stays "not known" when read back.
+Number = Annotated[
+    float,
+    BeforeValidator(_from_null),
+    PlainSerializer(lambda value: value if abs(value) < float("inf") else None, when_used="json"),
+]
+
+
+class Result(BaseModel):
+    """Base of every written result."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def write(self, path: Path) -> None:
+        write_text(path, self.model_dump_json(indent=2) + "\n")
+
+    @classmethod
+    def read(cls: type[R], path: Path) -> R:
+        """Read a result.
+
+        Raises:
+            InputError: the file is missing, damaged or of another version.
+        """
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise InputError("there is no such file", where=path, cure="run the stage that writes it") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"]))
+            raise InputError(
+                f"is not a {cls.__name__} of this version ({field}: {first['msg']})",
+                where=path,
+                cure="run the stage that writes it again",
+            ) from error
+
+
+class Provenance(Result):
+    """Where and with what a result was made."""
+
+    host: str
+    platform: str
+    python: str
+    versions: dict[str, str]
+    cpus: int
+    devices: list[str] = []
+    slurm: dict[str, str] = Field({}, description="the SLURM_* variables that name the job")
+
+    @classmethod
+    def here(cls, devices: list[str] | None = None) -> "Provenance":
+        return cls(
+            host=socket.gethostname(),
+            platform=platform.platform(),
+            python=sys.version.split()[0],
+            versions={name: found for name in _PACKAGES if (found := _version(name))},
+            cpus=len(os.sched_getaffinity(0)),
+            devices=devices or [],
+            slurm={name: os.environ[name] for name in _SLURM if name in os.environ},
+        )
+
+
+_PACKAGES = "kantor torch triton numba ray mpi4py h5py numpy scipy scikit-learn pythia8mc snakemake".split()
+_SLURM = "SLURM_JOB_ID SLURM_JOB_NODELIST SLURM_JOB_PARTITION SLURM_RESTART_COUNT".split()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+# ---------------------------------------------------------------------------------------------------------- training
+
+
+class TrainingRow(Result):
+    """One line of metrics.jsonl. Losses and norms are those of the last update before the line."""
+
+    step: int = Field(description="generator updates done")
+    seconds: float = Field(description="time spent training so far, over all attempts [s]")
+    critic_loss: Number
+    generator_loss: Number
+    distance: Number = Field(description="the critic's estimate of the distance, its loss without penalty, negated")
+    penalty: Number = Field(description="gradient penalty, without its weight lambda")
+    gradient_norm: Number = Field(description="mean norm of the critic's gradient at the penalty's points")
+    critic_learning_rate: float
+    generator_learning_rate: float
+    energy_distance: Number | None = Field(None, description="to the validation split, where it was evaluated")
+    energy_distance_error: Number | None = None
+
+
+class TrainingRun(Result):
+    """run.json: how a model came to be."""
+
+    training: str
+    seed: int
+    steps: int
+    best_step: int | None = Field(description="the step whose generator was kept; none: the last")
+    workers: int
+    parameters: dict[str, int] = Field(description="number of parameters of generator and critic")
+    rows: int = Field(description="rows of the training split")
+    effective_rows: float = Field(description="(sum w)^2 / sum w^2 of the training split")
+    seconds: float = Field(description="time spent training, over all attempts [s]")
+    attempts: int = Field(description="1 + how often the run was resumed")
+    fingerprint: str = Field(description="checksum of the code that trained")
+    config: dict[str, object] = Field(description="the training's configuration, defaults filled in")
+    provenance: Provenance
+
+
+# -------------------------------------------------------------------------------------------------------- validation
+
+
+class Measurement(Result):
+    """A statistic of generated against held-out events, beside the same statistic of truth against truth."""
+
+    statistic: str = Field(description="short name, such as w1, ks, energy_distance, c2st_auc")
+    label: str = Field(description="what the report calls it")
+    observable: str | None = Field(None, description="the feature or derived quantity; none: all features jointly")
+    unit: str = ""
+    value: Number
+    low: Number = Field(description="lower end of the interval (68 % unless 'interval' says otherwise)")
+    high: Number = Field(description="upper end of the interval")
+    interval: str = "68 %"
+    reference: Number = Field(description="truth against truth at the same size")
+    reference_low: Number = Field(description="lower end of the reference's interval or spread")
+    reference_high: Number
+    p_value: float | None = Field(None, description="probability of such a value if both samples were equal")
+    better: Literal["low", "high", "half", "reference"] = Field(
+        "low", description="which values are good: low ones, high ones, near one half, near the reference"
+    )
+
+
+class Comparison(Result):
+    """metrics.json: one model against held-out events."""
+
+    training: str
+    seed: int
+    dataset: str
+    rows: int = Field(description="rows of each sample")
+    effective_rows: float = Field(description="(sum w)^2 / sum w^2 of the held-out sample")
+    ranks: int
+    seconds: float
+    measurements: list[Measurement]
+    weighted_means: dict[str, dict[str, float]] = Field(
+        {}, description="policy for signed weights -> observable -> weighted mean of the truth; empty without weights"
+    )
+    generation_rate: float = Field(description="events generated per second on one rank [1/s]")
+    config: dict[str, object]
+    provenance: Provenance
