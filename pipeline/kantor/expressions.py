@@ -109,8 +109,8 @@ class Expression:
                 return _UNARY[type(node.op)](value(node.operand))
             case ast.Compare():
                 return _COMPARE[type(node.ops[0])](value(node.left), value(node.comparators[0]))
-            case ast.Call(func=ast.Name()):
-                return getattr(library, node.func.id)(*map(value, node.args))
+            case ast.Call(func=ast.Name(id=name), args=arguments):
+                return getattr(library, name)(*map(value, arguments))
         raise AssertionError(f"unchecked node {ast.dump(node)}")
 
 

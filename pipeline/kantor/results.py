@@ -66,7 +66,7 @@ class Provenance(Result):
     versions: dict[str, str]
     cpus: int
     devices: list[str] = []
-    slurm: dict[str, str] = Field({}, description="the SLURM_* variables that name the job")
+    slurm: dict[str, str] = Field(default={}, description="the SLURM_* variables that name the job")
 
     @classmethod
     def here(cls, devices: list[str] | None = None) -> "Provenance":
@@ -107,7 +107,7 @@ class TrainingRow(Result):
     gradient_norm: Number = Field(description="mean norm of the critic's gradient at the penalty's points")
     critic_learning_rate: float
     generator_learning_rate: float
-    energy_distance: Number | None = Field(None, description="to the validation split, where it was evaluated")
+    energy_distance: Number | None = Field(default=None, description="to the validation split, where it was evaluated")
     energy_distance_error: Number | None = None
 
 
@@ -137,7 +137,9 @@ class Measurement(Result):
 
     statistic: str = Field(description="short name, such as w1, ks, energy_distance, c2st_auc")
     label: str = Field(description="what the report calls it")
-    observable: str | None = Field(None, description="the feature or derived quantity; none: all features jointly")
+    observable: str | None = Field(
+        default=None, description="the feature or derived quantity; none: all features jointly"
+    )
     unit: str = ""
     value: Number
     low: Number = Field(description="lower end of the interval (68 % unless 'interval' says otherwise)")
@@ -146,9 +148,9 @@ class Measurement(Result):
     reference: Number = Field(description="truth against truth at the same size")
     reference_low: Number = Field(description="lower end of the reference's interval or spread")
     reference_high: Number
-    p_value: float | None = Field(None, description="probability of such a value if both samples were equal")
+    p_value: float | None = Field(default=None, description="probability of such a value if both samples were equal")
     better: Literal["low", "high", "half", "reference"] = Field(
-        "low", description="which values are good: low ones, high ones, near one half, near the reference"
+        default="low", description="which values are good: low ones, high ones, near one half, near the reference"
     )
 
 
@@ -164,7 +166,8 @@ class Comparison(Result):
     seconds: float
     measurements: list[Measurement]
     weighted_means: dict[str, dict[str, float]] = Field(
-        {}, description="policy for signed weights -> observable -> weighted mean of the truth; empty without weights"
+        default={},
+        description="policy for signed weights -> observable -> weighted mean of the truth; empty without weights",
     )
     generation_rate: float = Field(description="events generated per second on one rank [1/s]")
     config: dict[str, object]

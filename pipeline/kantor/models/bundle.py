@@ -1,0 +1,160 @@
+"""The model bundle: one file from which events are generated, with nothing else needed.
+
+It holds the generator's (averaged) weights, the fitted transforms, the columns with their units, the validated
+configuration and where it came from, as plain types, so it loads with `weights_only=True`.
+"""
+
+import io
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kantor.config import Training, parse
+from kantor.errors import InputError
+from kantor.files import whole
+from kantor.models.networks import Generator
+from kantor.models.randomness import stream
+from kantor.models.transforms import Transforms
+
+FORMAT = 1
+# Rows are generated in blocks of fixed size and seed: a matrix product rounds by its shape.
+_BLOCK = 8192
+
+
+@dataclass(frozen=True)
+class Column:
+    """A feature or condition and its unit."""
+
+    name: str
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trained generator with everything around it."""
+
+    name: str
+    seed: int
+    training: Training
+    features: tuple[Column, ...]
+    conditions: tuple[Column, ...]
+    generator: Generator
+    feature_transforms: Transforms
+    condition_transforms: Transforms
+    provenance: dict[str, Any]
+
+    @property
+    def feature_names(self) -> list[str]:
+        return [column.name for column in self.features]
+
+    @property
+    def condition_names(self) -> list[str]:
+        return [column.name for column in self.conditions]
+
+    def generate(self, rows: int, conditions: np.ndarray | None = None, *, seed: int = 0, start: int = 0) -> np.ndarray:
+        """Rows `start` ... `start + rows` of an endless sample that the seed fixes.
+
+        Args:
+            conditions: (rows, C) in physical units, one row for each event; needed when the model is conditional.
+
+        Returns:
+            (rows, D) float32 features in physical units.
+
+        Raises:
+            InputError: the conditions are missing or of the wrong shape.
+        """
+        wanted = (rows, len(self.conditions))
+        if conditions is None and not self.conditions:
+            conditions = np.empty(wanted, np.float32)
+        if conditions is None or conditions.shape != wanted:
+            got = "none" if conditions is None else f"shape {conditions.shape}"
+            raise InputError(
+                f"needs conditions of shape {wanted} ({', '.join(self.condition_names)}), got {got}",
+                where=f"model '{self.name}'",
+                cure="pass one row of conditions for each event",
+            )
+        out = np.empty((rows, len(self.features)), np.float32)
+        dtype = getattr(torch, self.training.precision)
+        with torch.inference_mode():
+            for block in range(start // _BLOCK, -(-(start + rows) // _BLOCK)):
+                low, high = max(start, block * _BLOCK), min(start + rows, (block + 1) * _BLOCK)
+                inside = slice(low - block * _BLOCK, high - block * _BLOCK)
+                z = torch.randn(_BLOCK, self.generator.latent, generator=stream(seed, "generate", block), dtype=dtype)
+                c = torch.zeros(_BLOCK, len(self.conditions), dtype=dtype)
+                c[inside] = self.condition_transforms(
+                    torch.from_numpy(conditions[low - start : high - start]).to(dtype)
+                )
+                x = self.feature_transforms.inverse(self.generator(z, c))[inside]
+                out[low - start : high - start] = x.float().numpy()
+        return out
+
+    def save(self, path: Path) -> None:
+        """Write the bundle whole."""
+        content = {
+            "format": FORMAT,
+            "name": self.name,
+            "seed": self.seed,
+            "training": self.training.canonical(),
+            "features": [[column.name, column.unit] for column in self.features],
+            "conditions": [[column.name, column.unit] for column in self.conditions],
+            "provenance": self.provenance,
+            **{part: _plain(module.state_dict()) for part, module in self._modules().items()},
+        }
+        with whole(path) as temporary:
+            torch.save(content, temporary)
+
+    @classmethod
+    def load(cls, path: Path) -> "Bundle":
+        """Read a bundle.
+
+        Raises:
+            InputError: there is no such file, or it is not a bundle of this version.
+        """
+        try:
+            content = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+        except FileNotFoundError as error:
+            raise InputError("there is no such model", where=path, cure="train it: kantor train") from error
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise InputError(f"is not a model bundle: {error}", where=path, cure="train the model again") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise InputError("is a bundle of another version", where=path, cure="train the model again")
+        training = parse(Training, content["training"], path)
+        features = tuple(Column(*column) for column in content["features"])
+        conditions = tuple(Column(*column) for column in content["conditions"])
+        bundle = cls(
+            name=content["name"],
+            seed=content["seed"],
+            training=training,
+            features=features,
+            conditions=conditions,
+            generator=Generator(training.generator, len(conditions), len(features)),
+            feature_transforms=transforms(training, features),
+            condition_transforms=transforms(training, conditions),
+            provenance=content["provenance"],
+        )
+        for part, module in bundle._modules().items():
+            module.to(getattr(torch, training.precision)).load_state_dict(content[part])
+            module.requires_grad_(False).eval()
+        return bundle
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {
+            "generator": self.generator,
+            "feature_transforms": self.feature_transforms,
+            "condition_transforms": self.condition_transforms,
+        }
+
+
+def transforms(training: Training, columns: Sequence[Column]) -> Transforms:
+    """The (unfitted) transforms that a training asks for on these columns."""
+    return Transforms([column.name for column in columns], training.transforms)
+
+
+def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in state.items()}

@@ -1,0 +1,79 @@
+"""What the critic sees: the transformed features and derived ones (FAT-GAN's augmentation, arXiv:2001.11103).
+
+Derived features are expressions of the physical columns. They are computed before real and generated rows are
+interpolated, so the gradient penalty acts on everything the critic sees. Shapes: N rows, D features, C conditions,
+F derived features.
+"""
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from kantor.errors import ConfigError, InputError
+from kantor.expressions import Expression
+from kantor.models.transforms import Transforms
+
+
+class CriticFeatures(nn.Module):
+    """(transformed features (N, D), transformed conditions (N, C)) -> what the critic sees (N, D + F).
+
+    Raises:
+        ConfigError: an expression reads an unknown column.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, expressions: Mapping[str, str], features: Transforms, conditions: Transforms) -> None:
+        super().__init__()
+        self.expressions = {name: Expression(text) for name, text in expressions.items()}
+        self._transforms = (features, conditions)  # in a tuple: the bundle stores these modules once, elsewhere
+        self.size = len(features.columns) + len(expressions)
+        self.register_buffer("mean", torch.zeros(len(expressions)))
+        self.register_buffer("deviation", torch.ones(len(expressions)))
+        known = {*features.columns, *conditions.columns}
+        for name, expression in self.expressions.items():
+            unknown = [column for column in expression.names if column not in known]
+            if unknown:
+                raise ConfigError(
+                    f"'{expression.text}' reads the unknown column '{unknown[0]}'",
+                    where=f"critic_features.{name}",
+                    cure=f"columns and derived features known here: {', '.join(sorted(known))}",
+                )
+            known.add(name)
+
+    def fit(self, x_ND: Tensor, c_NC: Tensor) -> None:
+        """Standardise the derived features by the training rows.
+
+        Raises:
+            InputError: a derived feature is not finite somewhere.
+        """
+        if not self.expressions:
+            return
+        derived_NF = self._derive(x_ND, c_NC)
+        for name, values in zip(self.expressions, derived_NF.unbind(-1), strict=True):
+            bad = int((~values.isfinite()).sum())
+            if bad:
+                raise InputError(
+                    f"is not finite in {bad} training rows",
+                    where=f"critic_features.{name}",
+                    cure="change the expression, or cut these rows in the dataset",
+                )
+        deviation = derived_NF.std(0, correction=0)
+        self.mean.copy_(derived_NF.mean(0))
+        self.deviation.copy_(torch.where(deviation > 0, deviation, 1.0))
+
+    def forward(self, x_ND: Tensor, c_NC: Tensor) -> Tensor:
+        if not self.expressions:
+            return x_ND
+        return torch.cat([x_ND, (self._derive(x_ND, c_NC) - self.mean) / self.deviation], dim=-1)
+
+    def _derive(self, x_ND: Tensor, c_NC: Tensor) -> Tensor:
+        columns: dict[str, Tensor] = {}
+        for transforms, transformed in zip(self._transforms, (x_ND, c_NC), strict=True):
+            columns |= zip(transforms.columns, transforms.inverse(transformed).unbind(-1), strict=True)
+        for name, expression in self.expressions.items():
+            columns[name] = cast(Tensor, expression(columns, torch)).expand(len(x_ND))
+        return torch.stack([columns[name] for name in self.expressions], dim=-1)
