@@ -1,0 +1,43 @@
+"""Kernels of critic-heavy generative training, usable alone: pairwise statistics, gradient penalty, two-sample test."""
+
+from kantor_kernels.backends import Explanation
+from kantor_kernels.gradient_penalty import GradientPenalty, gradient_penalty
+from kantor_kernels.pairwise import (
+    Energy,
+    EnergyDistanceLoss,
+    Gaussian,
+    InverseMultiquadric,
+    Kernel,
+    Laplacian,
+    MMDLoss,
+    Polynomial,
+    RationalQuadratic,
+    energy_distance,
+    explain,
+    kernel_potential,
+    mmd,
+    self_energy,
+)
+from kantor_kernels.permutation import TwoSampleResult, two_sample_test
+
+__all__ = [
+    "Energy",
+    "EnergyDistanceLoss",
+    "Explanation",
+    "Gaussian",
+    "GradientPenalty",
+    "InverseMultiquadric",
+    "Kernel",
+    "Laplacian",
+    "MMDLoss",
+    "Polynomial",
+    "RationalQuadratic",
+    "TwoSampleResult",
+    "energy_distance",
+    "explain",
+    "gradient_penalty",
+    "kernel_potential",
+    "mmd",
+    "self_energy",
+    "two_sample_test",
+]

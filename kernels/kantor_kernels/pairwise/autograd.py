@@ -1,0 +1,203 @@
+"""The registered operators and their derivatives.
+
+With B(s, b) = sum_ij s_i b_j k(x_i, y_j) and k symmetric, the derivatives of the potential U = sum_j b_j k(x_i, y_j)
+under a cotangent s are again potentials and gradients:
+    dB/dx = s * grad(x, y, b)      dB/dy = b * grad(y, x, s)      dB/db = potential(y, x, s)
+and those of the gradient under a cotangent V are directional derivatives:
+    d/dx = hvp(x, y, b; V, 0).grad      (d/db, d/dy) = (hvp(y, x, 1; 0, V).value, b * hvp(y, x, 1; 0, V).grad)
+So `potential` is differentiable twice. A third order raises NotImplementedError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kantor_kernels.backends import implementation
+
+
+def _run(backend: str, name: str, x_BND: Tensor, *args: Any) -> Any:
+    compute = getattr(implementation("pairwise", backend), name)
+    device = x_BND.device.type
+    if torch.is_autocast_enabled(device):
+        # Autocast would round the matrix products of distances to half precision.
+        with torch.autocast(device, enabled=False):
+            return compute(x_BND, *args)
+    return compute(x_BND, *args)
+
+
+@torch.library.custom_op("kantor::pairwise_potential", mutates_args=())
+def potential(
+    x_BND: Tensor,
+    y_BMD: Tensor,
+    b_BM: Tensor | None,
+    family: str,
+    constants: Sequence[float],
+    skip_diagonal: bool,
+    want_grad: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """(U, G): U_i = sum_j b_j k(x_i, y_j), (B, N) float64, and its gradient by x_i (for the backward pass only)."""
+    return _run(backend, "potential", x_BND, y_BMD, b_BM, family, constants, skip_diagonal, want_grad)
+
+
+@torch.library.custom_op("kantor::pairwise_grad", mutates_args=())
+def grad(
+    x_BND: Tensor,
+    y_BMD: Tensor,
+    b_BM: Tensor | None,
+    family: str,
+    constants: Sequence[float],
+    skip_diagonal: bool,
+    backend: str,
+) -> Tensor:
+    """G_i = sum_j b_j grad_1 k(x_i, y_j), (B, N, D)."""
+    return _run(backend, "grad", x_BND, y_BMD, b_BM, family, constants, skip_diagonal)
+
+
+@torch.library.custom_op("kantor::pairwise_hvp", mutates_args=())
+def hvp(
+    x_BND: Tensor,
+    y_BMD: Tensor,
+    b_BM: Tensor | None,
+    v_BND: Tensor | None,
+    w_BMD: Tensor | None,
+    family: str,
+    constants: Sequence[float],
+    skip_diagonal: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """The derivatives (B, N) of U and (B, N, D) of G along x -> x + v, y -> y + w."""
+    return _run(backend, "hvp", x_BND, y_BMD, b_BM, v_BND, w_BMD, family, constants, skip_diagonal)
+
+
+@torch.library.custom_op("kantor::pairwise_self", mutates_args=())
+def self_potential(
+    x_BND: Tensor,
+    a_BN: Tensor | None,
+    family: str,
+    constants: Sequence[float],
+    want_grad: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(Q, U, G): Q = sum_{i != j} a_i a_j k(x_i, x_j), (B,) float64, with U and G of `potential` without i = j.
+
+    One operator of its own, because the two halves of dQ/dx are equal: one pass gives value and gradient.
+    """
+    value_BN, grad_BND = _run(backend, "potential", x_BND, x_BND, a_BN, family, constants, True, want_grad)
+    weighted = value_BN if a_BN is None else a_BN * value_BN
+    return weighted.sum(-1), value_BN, grad_BND
+
+
+@potential.register_fake
+def _(x_BND, y_BMD, b_BM, family, constants, skip_diagonal, want_grad, backend):
+    grad_BND = torch.empty_like(x_BND) if want_grad else x_BND.new_empty(0)
+    return x_BND.new_empty(x_BND.shape[:2], dtype=torch.float64), grad_BND
+
+
+@grad.register_fake
+def _(x_BND, y_BMD, b_BM, family, constants, skip_diagonal, backend):
+    return torch.empty_like(x_BND)
+
+
+@hvp.register_fake
+def _(x_BND, y_BMD, b_BM, v_BND, w_BMD, family, constants, skip_diagonal, backend):
+    return x_BND.new_empty(x_BND.shape[:2]), torch.empty_like(x_BND)
+
+
+@self_potential.register_fake
+def _(x_BND, a_BN, family, constants, want_grad, backend):
+    grad_BND = torch.empty_like(x_BND) if want_grad else x_BND.new_empty(0)
+    batch_rows = x_BND.shape[:2]
+    return (
+        x_BND.new_empty(batch_rows[:1], dtype=torch.float64),
+        x_BND.new_empty(batch_rows, dtype=torch.float64),
+        grad_BND,
+    )
+
+
+def _potential_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x_BND, y_BMD, b_BM, family, constants, skip_diagonal, want_grad, backend = inputs
+    ctx.save_for_backward(x_BND, y_BMD, b_BM, output[1] if want_grad else None)
+    ctx.setting = family, constants, skip_diagonal
+    ctx.backend = backend
+    ctx.mark_non_differentiable(output[1])
+
+
+def _potential_backward(ctx: Any, s_BN: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    x_BND, y_BMD, b_BM, grad_BND = ctx.saved_tensors
+    family, constants, skip = ctx.setting
+    s_BN = s_BN.to(x_BND.dtype)
+    by_x = by_y = by_b = None
+    if ctx.needs_input_grad[0]:
+        # The gradient of the forward pass is a constant: right unless it is to be differentiated again.
+        if grad_BND is None or torch.is_grad_enabled():
+            grad_BND = grad(x_BND, y_BMD, b_BM, family, constants, skip, ctx.backend)
+        by_x = s_BN.unsqueeze(-1) * grad_BND
+    if ctx.needs_input_grad[1] and b_BM is None:
+        by_y = grad(y_BMD, x_BND, s_BN, family, constants, skip, ctx.backend)
+    elif ctx.needs_input_grad[1]:
+        by_y = b_BM.unsqueeze(-1) * grad(y_BMD, x_BND, s_BN, family, constants, skip, ctx.backend)
+    if b_BM is not None and ctx.needs_input_grad[2]:
+        by_b = potential(y_BMD, x_BND, s_BN, family, constants, skip, False, ctx.backend)[0].to(b_BM.dtype)
+    return by_x, by_y, by_b, None, None, None, None, None
+
+
+def _grad_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x_BND, y_BMD, b_BM, family, constants, skip_diagonal, backend = inputs
+    ctx.save_for_backward(x_BND, y_BMD, b_BM)
+    ctx.setting = family, constants, skip_diagonal, backend
+
+
+def _grad_backward(ctx: Any, v_BND: Tensor) -> tuple[Tensor | None, ...]:
+    x_BND, y_BMD, b_BM = ctx.saved_tensors
+    by_x = by_y = by_b = None
+    if ctx.needs_input_grad[0]:
+        by_x = hvp(x_BND, y_BMD, b_BM, v_BND, None, *ctx.setting)[1]
+    if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+        along_BM, by_y = hvp(y_BMD, x_BND, None, None, v_BND, *ctx.setting)
+        if b_BM is not None:
+            by_y = b_BM.unsqueeze(-1) * by_y
+            by_b = along_BM.to(b_BM.dtype)
+    return by_x, by_y, by_b, None, None, None, None
+
+
+def _hvp_backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+    raise NotImplementedError(
+        "kantor::pairwise_hvp: pairwise statistics are differentiable twice, a third order was asked for"
+    )
+
+
+def _self_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x_BND, a_BN, family, constants, want_grad, backend = inputs
+    ctx.save_for_backward(x_BND, a_BN, output[1], output[2] if want_grad else None)
+    ctx.setting = family, constants
+    ctx.backend = backend
+    ctx.mark_non_differentiable(output[1], output[2])
+
+
+def _self_backward(ctx: Any, scale_B: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    x_BND, a_BN, value_BN, grad_BND = ctx.saved_tensors
+    family, constants = ctx.setting
+    again = torch.is_grad_enabled()
+    by_x = by_a = None
+    factor_BN = (2 * scale_B).unsqueeze(-1).to(x_BND.dtype)
+    if ctx.needs_input_grad[0]:
+        if grad_BND is None or again:
+            grad_BND = grad(x_BND, x_BND, a_BN, family, constants, True, ctx.backend)
+        row_BN = factor_BN if a_BN is None else factor_BN * a_BN
+        by_x = row_BN.unsqueeze(-1) * grad_BND
+    if a_BN is not None and ctx.needs_input_grad[1]:
+        if again:
+            value_BN = potential(x_BND, x_BND, a_BN, family, constants, True, False, ctx.backend)[0]
+        by_a = (factor_BN * value_BN).to(a_BN.dtype)
+    return by_x, by_a, None, None, None, None
+
+
+potential.register_autograd(_potential_backward, setup_context=_potential_context)
+grad.register_autograd(_grad_backward, setup_context=_grad_context)
+hvp.register_autograd(_hvp_backward)
+self_potential.register_autograd(_self_backward, setup_context=_self_context)
