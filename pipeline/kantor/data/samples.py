@@ -1,0 +1,118 @@
+"""Staged rows in memory, and the only reader of shards."""
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import h5py
+import numpy as np
+
+from kantor.data.manifest import Manifest, Shard
+from kantor.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """N rows of a dataset in float32, in physical units.
+
+    features: (N, D). conditions: (N, C), with C = 0 where there are none. weights: (N,), of either sign, or None.
+    """
+
+    features: np.ndarray
+    conditions: np.ndarray
+    weights: np.ndarray | None
+    feature_names: tuple[str, ...]
+    condition_names: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        return len(self.features)
+
+    @property
+    def effective_rows(self) -> float:
+        """(sum w)^2 / sum w^2; the number of rows where there are no weights."""
+        if self.weights is None:
+            return float(self.rows)
+        weights = self.weights.astype(np.float64)
+        return float(weights.sum() ** 2 / np.square(weights).sum())
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Every feature and condition by name, each (N,)."""
+        features = dict(zip(self.feature_names, self.features.T, strict=True))
+        return features | dict(zip(self.condition_names, self.conditions.T, strict=True))
+
+    def take(self, index: np.ndarray | slice) -> Self:
+        """The rows of `index`, in its order."""
+        return type(self)(
+            self.features[index],
+            self.conditions[index],
+            None if self.weights is None else self.weights[index],
+            self.feature_names,
+            self.condition_names,
+        )
+
+
+def read_split(manifest_path: Path, split: Literal["train", "validation", "test"]) -> Sample:
+    """Read the rows of one split, in the order of the split's permutation.
+
+    Every shard is read once and sequentially; only the rows of the split stay in memory.
+
+    Raises:
+        InputError: the manifest or a shard is missing, or a shard is not the one that was staged.
+    """
+    manifest = Manifest.read(manifest_path)
+    first, last = manifest.split.bounds(split)
+    position = np.empty(manifest.rows, dtype=np.int64)
+    position[np.random.default_rng(manifest.split.seed).permutation(manifest.rows)] = np.arange(manifest.rows)
+    sample = _empty(manifest, last - first)
+    begin = 0
+    for shard in manifest.shards:
+        place = position[begin : begin + shard.rows]
+        mine = (place >= first) & (place < last)
+        _copy(manifest_path.parent / shard.file, shard, sample, mine, place[mine] - first)
+        begin += shard.rows
+    return sample
+
+
+def _empty(manifest: Manifest, rows: int) -> Sample:
+    return Sample(
+        np.empty((rows, len(manifest.features)), dtype=np.float32),
+        np.empty((rows, len(manifest.conditions)), dtype=np.float32),
+        np.empty(rows, dtype=np.float32) if manifest.weighted else None,
+        manifest.feature_names,
+        manifest.condition_names,
+    )
+
+
+def _copy(path: Path, shard: Shard, sample: Sample, rows: np.ndarray, place: np.ndarray) -> None:
+    """Copy the rows of a shard that `rows` marks to `place` in the sample."""
+    with h5py.File(io.BytesIO(_verified(path, shard)), "r") as file:
+        sample.features[place] = _array(file, "features")[rows]
+        if sample.condition_names:
+            sample.conditions[place] = _array(file, "conditions")[rows]
+        if sample.weights is not None:
+            sample.weights[place] = _array(file, "weights")[rows]
+
+
+def _array(file: h5py.File, name: str) -> np.ndarray:
+    dataset = file[name]
+    assert isinstance(dataset, h5py.Dataset)
+    return dataset[()]
+
+
+def _verified(path: Path, shard: Shard) -> bytes:
+    """The content of a shard, if it is what was staged."""
+    cure = "stage again"
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError("this shard is missing", where=path, cure=cure) from error
+    except OSError as error:
+        raise InputError(f"this shard cannot be read: {error.strerror}", where=path, cure=cure) from error
+    if len(content) != shard.bytes:
+        raise InputError(f"this shard has {len(content):,} bytes instead of {shard.bytes:,}", where=path, cure=cure)
+    if hashlib.sha256(content).hexdigest() != shard.sha256:
+        raise InputError("the checksum of this shard is not the manifest's", where=path, cure=cure)
+    return content
