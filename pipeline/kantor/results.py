@@ -57,6 +57,13 @@ class Result(BaseModel):
             ) from error
 
 
+class Column(Result):
+    """A feature or condition."""
+
+    name: str
+    unit: str = Field(default="", description="such as GeV; empty: dimensionless")
+
+
 class Provenance(Result):
     """Where and with what a result was made."""
 

@@ -5,17 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from kantor.config import DisPhysics
-from kantor.results import Result
+from kantor.results import Column, Result
 
 FILE_NAME = "manifest.json"
 Rows = Annotated[int, Field(ge=0)]
-
-
-class Column(Result):
-    """A feature or condition."""
-
-    name: str
-    unit: str = Field("", description="such as GeV; empty: dimensionless")
 
 
 class Shard(Result):

@@ -21,18 +21,11 @@ from kantor.files import whole
 from kantor.models.networks import Generator
 from kantor.models.randomness import stream
 from kantor.models.transforms import Transforms
+from kantor.results import Column
 
 FORMAT = 1
 # Rows are generated in blocks of fixed size and seed: a matrix product rounds by its shape.
 _BLOCK = 8192
-
-
-@dataclass(frozen=True)
-class Column:
-    """A feature or condition and its unit."""
-
-    name: str
-    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,17 +74,18 @@ class Bundle:
             )
         out = np.empty((rows, len(self.features)), np.float32)
         dtype = getattr(torch, self.training.precision)
+        device = next(self.generator.parameters()).device
         with torch.inference_mode():
             for block in range(start // _BLOCK, -(-(start + rows) // _BLOCK)):
                 low, high = max(start, block * _BLOCK), min(start + rows, (block + 1) * _BLOCK)
                 inside = slice(low - block * _BLOCK, high - block * _BLOCK)
+                # Drawn on the CPU, so that the same seed means the same noise on every device.
                 z = torch.randn(_BLOCK, self.generator.latent, generator=stream(seed, "generate", block), dtype=dtype)
                 c = torch.zeros(_BLOCK, len(self.conditions), dtype=dtype)
-                c[inside] = self.condition_transforms(
-                    torch.from_numpy(conditions[low - start : high - start]).to(dtype)
-                )
-                x = self.feature_transforms.inverse(self.generator(z, c))[inside]
-                out[low - start : high - start] = x.float().numpy()
+                c[inside] = torch.from_numpy(conditions[low - start : high - start]).to(dtype)
+                c = self.condition_transforms(c.to(device))
+                x = self.feature_transforms.inverse(self.generator(z.to(device), c))[inside]
+                out[low - start : high - start] = x.float().cpu().numpy()
         return out
 
     def save(self, path: Path) -> None:
@@ -125,8 +119,8 @@ class Bundle:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise InputError("is a bundle of another version", where=path, cure="train the model again")
         training = parse(Training, content["training"], path)
-        features = tuple(Column(*column) for column in content["features"])
-        conditions = tuple(Column(*column) for column in content["conditions"])
+        features = tuple(Column(name=name, unit=unit) for name, unit in content["features"])
+        conditions = tuple(Column(name=name, unit=unit) for name, unit in content["conditions"])
         bundle = cls(
             name=content["name"],
             seed=content["seed"],

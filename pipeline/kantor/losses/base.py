@@ -1,0 +1,49 @@
+"""What every objective is given and gives back.
+
+Shapes: B rows of one rank, D critic features, C conditions, O critic outputs.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This rank's rows of one update; rows 2k and 2k + 1 are a pair."""
+
+    real: Tensor  # (B, D): what the critic sees of real events
+    fake: Tensor  # (B, D): the same of generated events, made from the conditions of the real ones
+    conditions: Tensor  # (B, C), transformed
+    weights: Tensor | None  # (B,), of either sign
+    eps: Tensor  # (B, 1): uniform in [0, 1], where between real and generated the penalty is taken
+
+
+@dataclass(frozen=True)
+class CriticLoss:
+    """The loss to descend, and its parts for the log. The mean over ranks is the value on the joined batch."""
+
+    loss: Tensor
+    distance: Tensor
+    penalty: Tensor
+    gradient_norm: Tensor
+
+
+class Objective(Protocol):
+    """A critic loss and a generator loss.
+
+    `critic` may be wrapped for data parallelism in `critic_loss`; in `generator_loss` it is bare and frozen.
+    """
+
+    outputs: int
+    """Dimension O of the critic's output."""
+
+    def critic_loss(self, critic: nn.Module, batch: Batch) -> CriticLoss: ...
+
+    def generator_loss(self, critic: nn.Module, batch: Batch) -> Tensor: ...
+
+
+def bare(module: nn.Module) -> nn.Module:
+    """The module inside a data-parallel wrapper: derivatives by its input must not pass the wrapper's hooks."""
+    return module.module if isinstance(module, nn.parallel.DistributedDataParallel) else module

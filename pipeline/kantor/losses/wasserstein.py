@@ -1,0 +1,38 @@
+"""The Wasserstein GAN with gradient penalty (Gulrajani et al., arXiv:1704.00028)."""
+
+import torch
+from torch import Tensor, nn
+
+from kantor import config
+from kantor.losses.base import Batch, CriticLoss, bare
+from kantor.losses.penalty import penalised
+from kantor.losses.reduction import coefficients
+
+
+class WganGp:
+    """L_C = E f(x~) - E f(x) + lambda GP;  L_G = -E f(x~)."""
+
+    outputs = 1
+
+    def __init__(self, settings: config.WganGp) -> None:
+        self.settings = settings
+
+    def critic_loss(self, critic: nn.Module, batch: Batch) -> CriticLoss:
+        # One forward for both halves: data parallelism wants one pass through the wrapper and one backward.
+        both = critic(torch.cat([batch.real, batch.fake]), torch.cat([batch.conditions] * 2)).squeeze(-1)
+        real_B, fake_B = both.chunk(2)
+        distance = (coefficients(batch.weights, real_B) * real_B).sum() - _generated_mean(batch, fake_B)
+
+        def f(x_BD: Tensor, c_BC: Tensor) -> Tensor:
+            return bare(critic)(x_BD, c_BC).squeeze(-1)
+
+        return penalised(self.settings.penalty, f, batch, slice(None), distance, batch.weights)
+
+    def generator_loss(self, critic: nn.Module, batch: Batch) -> Tensor:
+        return -_generated_mean(batch, critic(batch.fake, batch.conditions).squeeze(-1))
+
+
+def _generated_mean(batch: Batch, scores_B: Tensor) -> Tensor:
+    """E f(x~): a generated event carries the weight of the event whose conditions it was made from, if of any."""
+    weights_B = batch.weights if batch.conditions.shape[-1] else None
+    return (coefficients(weights_B, scores_B) * scores_B).sum()

@@ -1,0 +1,114 @@
+"""From staged events and a configuration to what the loop trains on: transforms, critic features, rows, networks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from kantor.config import Training
+from kantor.data.manifest import Manifest
+from kantor.data.samples import Sample, read_split
+from kantor.errors import InputError
+from kantor.losses import Objective, make_objective
+from kantor.models.bundle import Bundle, transforms
+from kantor.models.features import CriticFeatures
+from kantor.models.transforms import Transforms
+from kantor.training.feed import Rows
+from kantor.training.state import State
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A training, ready for its loop."""
+
+    settings: Training
+    seed: int
+    manifest: Manifest
+    features: Transforms
+    conditions: Transforms
+    view: CriticFeatures
+    objective: Objective
+    rows: Rows
+    effective_rows: float
+    validation: Sample
+    state: State
+
+    def bundle(self, name: str, provenance: dict[str, Any]) -> Bundle:
+        """The averaged generator as it stands, with everything that generation needs."""
+        return Bundle(
+            name=name,
+            seed=self.seed,
+            training=self.settings,
+            features=tuple(self.manifest.features),
+            conditions=tuple(self.manifest.conditions),
+            generator=self.state.averaged,
+            feature_transforms=self.features,
+            condition_transforms=self.conditions,
+            provenance=provenance,
+        )
+
+
+def assemble(settings: Training, seed: int, manifest_path: Path, device: torch.device | str = "cpu") -> Assembly:
+    """Read the data, fit the transforms on the training split, initialise the networks.
+
+    Raises:
+        InputError: a shard is damaged, a column is unknown, or a transform does not accept the data.
+    """
+    manifest = Manifest.read(manifest_path)
+    check_columns(settings, manifest)
+    train = with_policy(read_split(manifest_path, "train"), settings.signed_weights)
+    validation = with_policy(read_split(manifest_path, "validation"), settings.signed_weights)
+    validation = validation.take(slice(settings.evaluate_rows))
+
+    dtype = getattr(torch, settings.precision)
+    features = transforms(settings, manifest.features)
+    conditions = transforms(settings, manifest.conditions)
+    weights = None if train.weights is None else torch.from_numpy(train.weights)
+    for fitted, values in ((features, train.features), (conditions, train.conditions)):
+        fitted.to(torch.float64).fit(torch.from_numpy(values), weights)
+        fitted.to(device, dtype)
+    view = CriticFeatures(settings.critic_features, features, conditions).to(device, dtype)
+
+    with torch.no_grad():
+        x_ND = features(torch.from_numpy(train.features).to(device, dtype))
+        c_NC = conditions(torch.from_numpy(train.conditions).to(device, dtype))
+        view.fit(x_ND, c_NC)
+        rows = Rows(view(x_ND, c_NC), c_NC, None if weights is None else weights.to(device, dtype))
+
+    objective = make_objective(settings.objective)
+    state = State.fresh(
+        settings,
+        features=x_ND.shape[1],
+        critic_features=rows.real.shape[1],
+        conditions=c_NC.shape[1],
+        outputs=objective.outputs,
+        seed=seed,
+        device=device,
+    )
+    return Assembly(
+        settings, seed, manifest, features, conditions, view, objective, rows, train.effective_rows, validation, state
+    )
+
+
+def check_columns(settings: Training, manifest: Manifest) -> None:
+    """Raise `InputError` where the configuration names columns the dataset does not have."""
+    known = [*manifest.feature_names, *manifest.condition_names]
+    unknown = sorted(set(settings.transforms) - set(known))
+    if unknown:
+        raise InputError(
+            f"'{unknown[0]}' is not a column of dataset '{manifest.dataset}'",
+            where="transforms",
+            cure=f"choose from: {', '.join(known)}",
+        )
+
+
+def with_policy(sample: Sample, policy: Literal["keep", "clip", "drop"]) -> Sample:
+    """Negative weights as they are, set to zero, or with their rows left out."""
+    if sample.weights is None or policy == "keep":
+        return sample
+    if policy == "drop":
+        return sample.take(np.flatnonzero(sample.weights >= 0))
+    clipped = np.clip(sample.weights, 0, None)
+    return Sample(sample.features, sample.conditions, clipped, sample.feature_names, sample.condition_names)

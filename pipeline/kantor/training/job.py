@@ -1,0 +1,60 @@
+"""What is to be trained, from what, into which files."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from kantor.config import Training
+from kantor.files import sha256
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training with one seed.
+
+    Args:
+        name: name of the training in the configuration.
+        manifest: manifest.json of the dataset.
+        out: directory of model.pt, metrics.jsonl and run.json.
+        fingerprint: checksum of the code; a checkpoint of other code is not resumed.
+        workers: data-parallel ranks.
+        threads: threads of each rank.
+        gpus: whether each worker has a GPU.
+        deadline: time (seconds since the epoch) at which to stop and save, if any.
+    """
+
+    name: str
+    seed: int
+    settings: Training
+    manifest: Path
+    out: Path
+    fingerprint: str
+    workers: int = 2
+    threads: int = 1
+    gpus: bool = False
+    deadline: float | None = None
+
+    @property
+    def key(self) -> str:
+        """Names what is trained: equal keys mean that a checkpoint of one can be resumed by the other."""
+        parts = (self.settings.canonical(), str(self.seed), sha256(self.manifest), self.fingerprint)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.out / ".checkpoints" / self.key
+
+    @property
+    def metrics(self) -> Path:
+        """The metrics while training; they move to `out` with the finished model."""
+        return self.checkpoints / "metrics.jsonl"
+
+    @property
+    def stop_request(self) -> Path:
+        """When this file appears, all ranks save a checkpoint and stop."""
+        return self.checkpoints / "stop"
+
+    @property
+    def failure(self) -> Path:
+        """Where a rank says why it cannot go on."""
+        return self.checkpoints / "failure.json"

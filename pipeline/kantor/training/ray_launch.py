@@ -1,0 +1,169 @@
+"""Launching a training with Ray Train: the only module that knows Ray."""
+
+import json
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kantor.data.manifest import Manifest
+from kantor.errors import InputError, Interrupted, KantorError, TrainingError
+from kantor.files import explained, write_text
+from kantor.progress import Progress, log
+from kantor.training.assembly import check_columns
+from kantor.training.feed import check_batch
+from kantor.training.job import Job
+from kantor.training.state import Checkpoints
+from kantor.training.worker import read_rows, work
+
+# A worker that dies is started again this often; it resumes from the latest checkpoint.
+_RESTARTS = 3
+_ERRORS = {kind.__name__: kind for kind in (InputError, TrainingError, Interrupted)}
+
+
+def launch(job: Job) -> None:
+    """Train `job` with Ray Train's TorchTrainer (data parallel: gloo on CPUs, NCCL on GPUs) and wait for the model.
+
+    A Ray cluster named by RAY_ADDRESS is used; otherwise one is started on this machine for this training alone.
+    SIGTERM and SIGUSR2 ask for a checkpoint and a stop.
+
+    Raises:
+        InputError: the data or configuration cannot be used; said before Ray is started where possible.
+        TrainingError: the training failed for good.
+        Interrupted: stopped with a checkpoint; the same call goes on from there.
+    """
+    manifest = Manifest.read(job.manifest)
+    check_columns(job.settings, manifest)
+    check_batch(job.settings.batch, manifest.split.train, job.workers)
+    with explained(job.checkpoints):
+        job.checkpoints.mkdir(parents=True, exist_ok=True)
+    for left_over in (job.stop_request, job.failure):
+        left_over.unlink(missing_ok=True)
+    log.info(f"training {job.name}, seed {job.seed}: starting Ray with {job.workers} workers")
+    with _stop_on_signal(job.stop_request), _progress(job):
+        _fit(job)
+    Checkpoints(job.checkpoints, job.settings.keep_checkpoints).remove()
+
+
+def _fit(job: Job) -> None:
+    os.environ.update(_QUIET)
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    address = os.environ.get("RAY_ADDRESS", "local")
+    local: dict[str, Any] = {"num_cpus": job.workers * job.threads, "include_dashboard": False}
+    ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **(local if address == "local" else {}))
+    try:
+        trainer = TorchTrainer(
+            _on_worker,
+            train_loop_config={"job": job},
+            torch_config=TorchConfig(backend="nccl" if job.gpus else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=job.workers,
+                use_gpu=job.gpus,
+                resources_per_worker={"CPU": job.threads, "GPU": int(job.gpus)},
+            ),
+            run_config=RunConfig(
+                # Ray Train silently does nothing for the name of a finished run: the key changes with what is trained.
+                name=job.key,
+                storage_path=str((job.checkpoints / "ray").absolute()),
+                failure_config=FailureConfig(max_failures=_RESTARTS),
+            ),
+        )
+        try:
+            trainer.fit()
+        except Exception as error:
+            raise TrainingError(
+                f"Ray Train gave up after {_RESTARTS} restarts: {error}",
+                where=f"training '{job.name}'",
+                cure="run the same command again to resume from the latest checkpoint",
+            ) from error
+        _raise_failure(job.failure)
+    finally:
+        ray.shutdown()
+
+
+def _on_worker(config: dict[str, Job]) -> None:
+    import ray.train.torch
+
+    job = config["job"]
+    if job.failure.exists():
+        return  # started again after an error that starting again does not mend
+    try:
+        work(job, ray.train.torch.get_device())
+    except (Interrupted, TrainingError) as error:
+        # All ranks stop together; an error raised here would make Ray start them again.
+        _say_failure(job.failure, error)
+    except KantorError as error:
+        # Perhaps this rank alone: raising ends the others, which wait for it.
+        _say_failure(job.failure, error)
+        raise
+
+
+def _say_failure(path: Path, error: KantorError) -> None:
+    kind = next(name for name, kind in _ERRORS.items() if isinstance(error, kind))
+    where = None if error.where is None else str(error.where)
+    write_text(path, json.dumps({"kind": kind, "what": error.what, "where": where, "cure": error.cure}))
+
+
+def _raise_failure(path: Path) -> None:
+    if path.exists():
+        failure = json.loads(path.read_text(encoding="utf-8"))
+        raise _ERRORS[failure.pop("kind")](**failure)
+
+
+@contextmanager
+def _stop_on_signal(stop_request: Path) -> Iterator[None]:
+    """Ray runs the training in threads of other processes, where signals cannot be handled: a file tells them."""
+
+    def ask(number: int, _: object) -> None:
+        log.info(f"{signal.Signals(number).name}: saving a checkpoint and stopping")
+        stop_request.touch()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _progress(job: Job, every: float = 1.0) -> Iterator[None]:
+    """Show how far the workers are, as they write it to the metrics."""
+    done = threading.Event()
+
+    def watch() -> None:
+        progress: Progress | None = None
+        while not done.wait(every):
+            rows = read_rows(job.metrics) if job.metrics.exists() else []
+            if not rows:
+                continue
+            row = rows[-1]
+            if progress is None:
+                progress = Progress(f"training {job.name}, seed {job.seed}", job.settings.steps, done=row.step)
+            evaluated = [r for r in rows if r.energy_distance is not None]
+            distance = f", energy distance {evaluated[-1].energy_distance:.2e}" if evaluated else ""
+            progress.update(row.step, f"(critic distance {row.distance:.3g}{distance})")
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    # The job's limits are the scheduler's business; Ray would look at the whole machine and kill workers.
+    "RAY_memory_monitor_refresh_ms": "0",
+}

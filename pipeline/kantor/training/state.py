@@ -1,0 +1,172 @@
+"""Everything a training is made of at one moment, and how it survives: checkpoints, whole and locked.
+
+Batches and noise are functions of the counters (see `feed`), so no state of a random generator has to be kept.
+"""
+
+import contextlib
+import fcntl
+import os
+import pickle
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+
+from kantor.config import Adam, Training
+from kantor.errors import InputError
+from kantor.files import explained, whole
+from kantor.models.networks import Critic, Generator
+from kantor.models.randomness import stream
+from kantor.progress import log
+
+
+@dataclass
+class Best:
+    """The generator nearest to the validation split so far."""
+
+    step: int
+    energy_distance: float
+    error: float
+    weights: dict[str, Tensor]
+
+
+@dataclass
+class State:
+    """Networks, optimisers and counters."""
+
+    generator: Generator
+    critic: Critic
+    averaged: Generator  # exponential moving average of the generator
+    generator_optimiser: optim.Optimizer
+    critic_optimiser: optim.Optimizer
+    step: int = 0  # generator updates done
+    update: int = 0  # batches used: the cursor in the data
+    seconds: float = 0.0
+    attempts: int = 1
+    best: Best | None = field(default=None)
+
+    @classmethod
+    def fresh(
+        cls,
+        settings: Training,
+        *,
+        features: int,
+        critic_features: int,
+        conditions: int,
+        outputs: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> "State":
+        """Networks initialised as the seed says, the same on every rank."""
+        with torch.random.fork_rng():
+            torch.manual_seed(stream(seed, "initialise", 0).initial_seed())
+            generator = Generator(settings.generator, conditions, features)
+            critic = Critic(settings.critic, conditions, critic_features, outputs)
+        dtype = getattr(torch, settings.precision)
+        generator.to(device, dtype)
+        critic.to(device, dtype)
+        return cls(
+            generator=generator,
+            critic=critic,
+            averaged=deepcopy(generator).requires_grad_(False),
+            generator_optimiser=_adam(generator, settings.generator_optimiser),
+            critic_optimiser=_adam(critic, settings.critic_optimiser),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **{name: getattr(self, name).state_dict() for name in _STATEFUL},
+            **{name: getattr(self, name) for name in _COUNTERS},
+            "best": None if self.best is None else vars(self.best),
+        }
+
+    def load_state_dict(self, content: dict[str, Any]) -> None:
+        for name in _STATEFUL:
+            getattr(self, name).load_state_dict(content[name])
+        for name in _COUNTERS:
+            setattr(self, name, content[name])
+        self.best = None if content["best"] is None else Best(**content["best"])
+
+
+_STATEFUL = ("generator", "critic", "averaged", "generator_optimiser", "critic_optimiser")
+_COUNTERS = ("step", "update", "seconds", "attempts")
+
+
+def _adam(module: nn.Module, settings: Adam) -> optim.Adam:
+    return optim.Adam(module.parameters(), lr=settings.learning_rate, betas=settings.betas, fused=True)
+
+
+class Checkpoints:
+    """The checkpoints of one training in one directory, never declared to the workflow, which deletes outputs.
+
+    Args:
+        keep: how many of the latest stay. The best generator is inside each of them.
+    """
+
+    def __init__(self, directory: Path, keep: int) -> None:
+        self.directory, self.keep = directory, keep
+
+    @contextlib.contextmanager
+    def locked(self, patience: float = 60.0) -> Iterator[None]:
+        """Hold the directory for this process; the operating system lets go when the process dies.
+
+        Raises:
+            InputError: another process holds it and does not let go within `patience` seconds.
+        """
+        with explained(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            lock = (self.directory / "lock").open("w")
+        with lock:
+            deadline = time.monotonic() + patience
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if time.monotonic() > deadline:
+                        raise InputError(
+                            "another process is training this model",
+                            where=self.directory,
+                            cure="wait for it, or stop it, before you start it again",
+                        ) from error
+                    time.sleep(0.2)
+            yield
+
+    def save(self, state: State) -> None:
+        with whole(self._path(state.step)) as temporary:
+            torch.save(state.state_dict(), temporary)
+        for step in self._steps()[: -self.keep]:
+            self._path(step).unlink()
+
+    def resume(self, state: State) -> bool:
+        """Load the latest checkpoint that can be read; False where there is none."""
+        for step in reversed(self._steps()):
+            try:
+                content = torch.load(self._path(step), map_location="cpu", weights_only=True)
+            except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
+                log.info(f"checkpoint {self._path(step).name} cannot be read ({error}); trying the one before")
+                continue
+            state.load_state_dict(content)
+            state.attempts += 1
+            return True
+        return False
+
+    def remove(self) -> None:
+        """The model is finished: what is left of its making goes."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.rmdir(self.directory.parent)  # noqa: PTH106 - only when no other training is under way there
+
+    def _path(self, step: int) -> Path:
+        return self.directory / f"step-{step:09d}.pt"
+
+    def _steps(self) -> list[int]:
+        matches = (re.fullmatch(r"step-(\d+)\.pt", path.name) for path in self.directory.glob("step-*.pt"))
+        return sorted(int(match[1]) for match in matches if match)

@@ -1,0 +1,181 @@
+"""One rank of a training, from reading the data to writing the model. It knows no launcher."""
+
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from kantor.data.samples import Sample
+from kantor.errors import Interrupted, TrainingError
+from kantor.files import sha256, whole, write_text
+from kantor.losses.reduction import joined_mean, joined_sum
+from kantor.models.bundle import Bundle
+from kantor.results import Provenance, TrainingRow, TrainingRun
+from kantor.training.assembly import Assembly, assemble
+from kantor.training.feed import Feed
+from kantor.training.job import Job
+from kantor.training.loop import LastUpdate, train
+from kantor.training.state import Best, Checkpoints, State
+from kantor.validation.energy import energy_distance_estimate
+
+# All ranks ask together whether to stop, so that none waits for one that left.
+_AGREE_EVERY = 10
+
+
+def work(job: Job, device: torch.device | str = "cpu") -> None:
+    """Train this rank's part of `job`; rank 0 writes the model.
+
+    Raises:
+        InputError: the data or the configuration cannot be used.
+        TrainingError: a loss or gradient is not finite.
+        Interrupted: the deadline came or a stop was asked for; a checkpoint is saved.
+    """
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    torch.set_num_threads(job.threads)
+    assembly = assemble(job.settings, job.seed, job.manifest, device)
+    feed = Feed(
+        assembly.rows,
+        batch=job.settings.batch,
+        latent=job.settings.generator.latent,
+        seed=job.seed,
+        rank=rank,
+        world=world,
+    )
+    checkpoints = Checkpoints(job.checkpoints, job.settings.keep_checkpoints)
+    with checkpoints.locked() if rank == 0 else nullcontext():
+        joined_sum(torch.zeros(()))  # no rank reads a checkpoint before the writer holds the directory
+        checkpoints.resume(assembly.state)
+        _same_start(assembly.state)
+        keeper = Keeper(job, assembly, checkpoints, writes=rank == 0)
+        train(job.settings, assembly.state, assembly.objective, feed, assembly.view, keeper)
+        if rank == 0:
+            _finish(job, assembly, world)
+
+
+class Keeper:
+    """Maintenance between updates: metrics, evaluation, checkpoints, stopping. Only one rank writes."""
+
+    def __init__(self, job: Job, assembly: Assembly, checkpoints: Checkpoints, *, writes: bool) -> None:
+        self._job, self._assembly, self._checkpoints, self._writes = job, assembly, checkpoints, writes
+        self._since = time.monotonic()
+        self._evaluation = (float("nan"), float("nan"))
+        if writes:
+            _forget_rows_after(job.metrics, assembly.state.step)
+
+    def __call__(self, state: State, last: LastUpdate) -> None:
+        settings = self._job.settings
+        at_end = state.step == settings.steps
+        now = time.monotonic()
+        state.seconds += now - self._since
+        self._since = now
+
+        evaluate = state.step % settings.evaluate_every == 0 or at_end
+        if evaluate and self._writes:
+            self._evaluate(state)
+        if evaluate or state.step % settings.log_every == 0:
+            losses = last.joined()
+            if self._writes:
+                self._log(state, losses, evaluated=evaluate)
+        if self._writes and (state.step % settings.checkpoint_every == 0 or at_end):
+            self._checkpoints.save(state)
+        if state.step % _AGREE_EVERY == 0 and not at_end and self._must_stop():
+            if self._writes:
+                self._checkpoints.save(state)
+            raise Interrupted(
+                f"stopped at step {state.step} of {settings.steps}; a checkpoint is saved",
+                cure="run the same command again to go on",
+            )
+
+    def _evaluate(self, state: State) -> None:
+        self._evaluation = _distance_to(self._assembly.validation, self._assembly.bundle(self._job.name, {}))
+        value, error = self._evaluation
+        if state.best is None or value < state.best.energy_distance:
+            weights = {name: tensor.detach().cpu().clone() for name, tensor in state.averaged.state_dict().items()}
+            state.best = Best(state.step, value, error, weights)
+
+    def _log(self, state: State, losses: list[float], *, evaluated: bool) -> None:
+        critic_loss, generator_loss, distance, penalty, gradient_norm = losses
+        row = TrainingRow(
+            step=state.step,
+            seconds=state.seconds,
+            critic_loss=critic_loss,
+            generator_loss=generator_loss,
+            distance=distance,
+            penalty=penalty,
+            gradient_norm=gradient_norm,
+            critic_learning_rate=state.critic_optimiser.param_groups[0]["lr"],
+            generator_learning_rate=state.generator_optimiser.param_groups[0]["lr"],
+            energy_distance=self._evaluation[0] if evaluated else None,
+            energy_distance_error=self._evaluation[1] if evaluated else None,
+        )
+        with self._job.metrics.open("a", encoding="utf-8") as file:
+            file.write(row.model_dump_json() + "\n")
+
+    def _must_stop(self) -> bool:
+        late = self._job.deadline is not None and time.time() > self._job.deadline
+        return bool(joined_sum(torch.tensor(float(late or self._job.stop_request.exists()))) > 0)
+
+
+def _distance_to(truth: Sample, bundle: Bundle) -> tuple[float, float]:
+    """Energy distance of generated to real events, with its error; infinite where the generator makes no numbers."""
+    generated = bundle.generate(truth.rows, truth.conditions, seed=bundle.seed)
+    if not np.isfinite(generated).all():
+        return float("inf"), float("inf")
+    generated_weights = truth.weights if truth.conditions.shape[1] else None
+    return energy_distance_estimate(generated, truth.features, generated_weights, truth.weights)
+
+
+def _same_start(state: State) -> None:
+    """Every rank must have read the same checkpoint before any of them writes the next one."""
+    if joined_mean(torch.tensor(float(state.step))) != state.step:
+        raise TrainingError("the ranks resume from different checkpoints", cure="run the same command again")
+
+
+def _forget_rows_after(metrics: Path, step: int) -> None:
+    """Rows written after the checkpoint that is resumed will be written again."""
+    if metrics.exists():
+        rows = [row for row in read_rows(metrics) if row.step <= step]
+        write_text(metrics, "".join(row.model_dump_json() + "\n" for row in rows))
+
+
+def read_rows(metrics: Path) -> list[TrainingRow]:
+    """The rows of a metrics.jsonl; a last line cut short by a killed writer is left out."""
+    lines = metrics.read_text(encoding="utf-8").split("\n")[:-1]
+    return [TrainingRow.model_validate_json(line) for line in lines]
+
+
+def _finish(job: Job, assembly: Assembly, workers: int) -> None:
+    state, best = assembly.state, assembly.state.best
+    if best is not None:
+        state.averaged.load_state_dict(best.weights)
+    run = TrainingRun(
+        training=job.name,
+        seed=job.seed,
+        steps=state.step,
+        best_step=None if best is None else best.step,
+        workers=workers,
+        parameters={
+            "generator": sum(p.numel() for p in state.generator.parameters()),
+            "critic": sum(p.numel() for p in state.critic.parameters()),
+        },
+        rows=len(assembly.rows.real),
+        effective_rows=assembly.effective_rows,
+        seconds=state.seconds,
+        attempts=state.attempts,
+        fingerprint=job.fingerprint,
+        config=job.settings.model_dump(mode="json"),
+        provenance=Provenance.here(_devices()),
+    )
+    provenance = {"fingerprint": job.fingerprint, "manifest_sha256": sha256(job.manifest), "best_step": run.best_step}
+    with whole(job.out / "metrics.jsonl") as temporary:
+        temporary.write_bytes(job.metrics.read_bytes())
+    run.write(job.out / "run.json")
+    # Written last: where there is a model, everything about it is there.
+    assembly.bundle(job.name, provenance).save(job.out / "model.pt")
+
+
+def _devices() -> list[str]:
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
