@@ -372,7 +372,7 @@ class _UniqueKeys(yaml.SafeLoader):
     """YAML in which a key that stands twice is an error instead of a silent overwrite."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if not key.tag.endswith(":merge")]
         twice = {str(key) for key in keys if keys.count(key) > 1}
         if twice:
             raise ConfigError(

@@ -1,0 +1,207 @@
+"""The `kantor` command: every stage by hand, just as the workflow calls it."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from kantor.config import Dataset, Settings, Training, Validation, load, parse, schema
+from kantor.errors import ConfigError, KantorError
+from kantor.files import explained
+from kantor.fingerprint import STAGES, fingerprint
+from kantor.progress import configure
+from kantor.ranks import Ranks, world
+from kantor.reference import reference
+
+S = TypeVar("S", bound=Settings)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code is 0, 2 for input that cannot be used, 75 for stopped but resumable, 1 otherwise."""
+    options = _parser().parse_args(arguments)
+    try:
+        with explained(options.log or Path()):
+            configure(options.log)
+        options.run(options)
+    except KantorError as error:
+        print(f"kantor {options.command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _stage(options: argparse.Namespace) -> None:
+    from kantor.data.staging import stage
+
+    def work(ranks: Ranks) -> None:
+        dataset = _slice(options, Dataset, "datasets", options.dataset)
+        stage(options.dataset, dataset, options.out, ranks, options.processes)
+
+    _on_ranks(options, work)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from kantor.training.job import Job
+    from kantor.training.ray_launch import launch
+
+    launch(
+        Job(
+            name=options.training,
+            seed=options.seed,
+            settings=_slice(options, Training, "trainings", options.training),
+            manifest=options.manifest,
+            out=options.out,
+            fingerprint=fingerprint("train"),
+            workers=options.workers,
+            threads=options.threads,
+            gpus=options.gpus,
+            deadline=None if options.max_time is None else time.time() + options.max_time,
+        )
+    )
+
+
+def _validate(options: argparse.Namespace) -> None:
+    from kantor.validation.compare import validate
+
+    def work(ranks: Ranks) -> None:
+        settings = _slice(options, Validation, "validation")
+        validate(options.model, options.manifest, settings, options.out, ranks)
+
+    _on_ranks(options, work)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from kantor.report.page import ModelFiles, write_report
+
+    models = [
+        ModelFiles.of(model, validation) for model, validation in zip(options.models, options.validations, strict=True)
+    ]
+    write_report(options.title, models, options.out)
+
+
+def _summary(options: argparse.Namespace) -> None:
+    from kantor.report.summary import summary_lines
+
+    print("\n".join(summary_lines(options.report)))
+
+
+def _config(options: argparse.Namespace) -> None:
+    if options.check is not None:
+        load(options.check)
+        print(f"{options.check}: valid")
+    elif options.schema:
+        print(schema())
+    else:
+        print(reference(), end="")
+
+
+def _fingerprint(options: argparse.Namespace) -> None:
+    if options.stage is not None:
+        print(fingerprint(options.stage))
+    else:
+        print(json.dumps({stage: fingerprint(stage) for stage in STAGES}))
+
+
+def _on_ranks(options: argparse.Namespace, work: Callable[[Ranks], None]) -> None:
+    """Run `work` in the MPI world; where one rank fails, none is left waiting."""
+    ranks = world(options.expect_ranks)
+    try:
+        work(ranks)
+    except KantorError as error:
+        if ranks.size > 1:
+            print(f"kantor {options.command}: {error}", file=sys.stderr, flush=True)
+            ranks.abort(error.exit_code)
+        raise
+
+
+def _slice(options: argparse.Namespace, kind: type[S], section: str, name: str | None = None) -> S:
+    """The settings of one stage: from the whole configuration, or as the workflow passes them."""
+    if options.settings is not None:
+        return parse(kind, options.settings, "--settings")
+    whole = getattr(load(options.config), section)
+    if name is None:
+        return whole
+    if name not in whole:
+        raise ConfigError(
+            f"there is no '{name}' in '{section}'", where=options.config, cure=f"choose: {', '.join(whole)}"
+        )
+    return whole[name]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kantor", description="Train and validate critic-heavy GANs for physics fast simulation."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    cpus = len(os.sched_getaffinity(0))
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        added.add_argument("--log", type=Path, metavar="FILE", help="append what is done to this file")
+        return added
+
+    def settings(added: argparse.ArgumentParser) -> None:
+        source = added.add_mutually_exclusive_group()
+        source.add_argument("--config", type=Path, default=Path("config/config.yaml"), metavar="FILE")
+        source.add_argument("--settings", metavar="JSON", help="this stage's part of the configuration, instead of it")
+
+    def ranks(added: argparse.ArgumentParser) -> None:
+        added.add_argument("--expect-ranks", type=int, metavar="N", help="fail unless the MPI world has N ranks")
+
+    stage = command("stage", _stage, "Generate or read a dataset, and write it as HDF5 shards with a manifest.")
+    settings(stage)
+    ranks(stage)
+    stage.add_argument("--dataset", required=True, metavar="NAME")
+    stage.add_argument("--out", required=True, type=Path, metavar="DIR")
+    stage.add_argument(
+        "--processes", type=int, default=cpus, metavar="N", help="processes per rank (default: all CPUs)"
+    )
+
+    train = command("train", _train, "Train one model with Ray Train; run again, an interrupted training resumes.")
+    settings(train)
+    train.add_argument("--training", required=True, metavar="NAME")
+    train.add_argument("--seed", type=int, default=1, metavar="K")
+    train.add_argument("--manifest", required=True, type=Path, metavar="FILE", help="manifest.json of the dataset")
+    train.add_argument("--out", required=True, type=Path, metavar="DIR")
+    train.add_argument("--workers", type=int, default=2, metavar="N", help="data-parallel ranks (default: 2)")
+    train.add_argument("--threads", type=int, default=1, metavar="N", help="threads per worker (default: 1)")
+    train.add_argument("--gpus", action="store_true", help="one GPU for each worker, with NCCL")
+    train.add_argument(
+        "--max-time", type=float, metavar="SECONDS", help="then save a checkpoint and stop with exit code 75"
+    )
+
+    validate = command("validate", _validate, "Compare generated with held-out events; run it under mpiexec or srun.")
+    settings(validate)
+    ranks(validate)
+    validate.add_argument("--model", required=True, type=Path, metavar="FILE", help="model.pt")
+    validate.add_argument("--manifest", required=True, type=Path, metavar="FILE", help="manifest.json of the dataset")
+    validate.add_argument("--out", required=True, type=Path, metavar="DIR")
+
+    report = command("report", _report, "Gather models and their validations into one page.")
+    report.add_argument("--title", default="Kantor")
+    report.add_argument("--models", nargs="+", required=True, type=Path, metavar="DIR", help="directories of model.pt")
+    report.add_argument("--validations", nargs="+", required=True, type=Path, metavar="DIR", help="in the same order")
+    report.add_argument("--out", required=True, type=Path, metavar="DIR")
+
+    summary = command("summary", _summary, "Print the results of a report as a short table.")
+    summary.add_argument("report", type=Path, metavar="DIR")
+
+    check = command("config", _config, "Check a configuration, or explain it.")
+    action = check.add_mutually_exclusive_group(required=True)
+    action.add_argument("--check", type=Path, metavar="FILE", help="say whether a configuration is valid")
+    action.add_argument("--schema", action="store_true", help="print the JSON schema, for editors")
+    action.add_argument("--reference", action="store_true", help="print every key with unit and default, as Markdown")
+
+    code = command("fingerprint", _fingerprint, "Print the checksum of a stage's code, by which reruns are decided.")
+    code.add_argument("stage", nargs="?", choices=sorted(STAGES), help="one stage (default: all, as JSON)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

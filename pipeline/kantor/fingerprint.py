@@ -1,0 +1,91 @@
+"""Checksums of the code behind each stage, so that the workflow reruns a stage when its code changes.
+
+A stage is the modules it imports, followed through both packages. What is compared is their syntax without comments,
+docstrings and layout. Configuration and errors do not count: a default that changes shows in the stage's settings.
+"""
+
+import ast
+import hashlib
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+STAGES = {
+    "stage": "kantor.data.staging",
+    "train": "kantor.training.ray_launch",
+    "validate": "kantor.validation.compare",
+    "report": "kantor.report.page",
+}
+_PACKAGES = ("kantor", "kantor_kernels")
+_NEUTRAL = {f"kantor.{name}" for name in ("config", "errors", "progress", "results")}
+
+
+def fingerprint(stage: str) -> str:
+    """The checksum of a stage's code."""
+    digest = hashlib.sha256()
+    for module in sorted(_reached(STAGES[stage])):
+        digest.update(f"{module}\n{_syntax(module)}\n".encode())
+        for template in sorted(_source(module).parent.glob("*.html")):
+            digest.update(template.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _reached(start: str) -> set[str]:
+    reached, waiting = set[str](), [start]
+    while waiting:
+        module = waiting.pop()
+        if module not in reached and module not in _NEUTRAL:
+            reached.add(module)
+            waiting += _imports(module)
+    return reached
+
+
+@cache
+def _imports(module: str) -> tuple[str, ...]:
+    """Modules of ours that `module` imports anywhere, inside functions too."""
+    package = module if _source(module).name == "__init__.py" else module.rpartition(".")[0]
+    names = []
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parent = package.rsplit(".", node.level - 1)[0] if node.level else ""
+            base = ".".join(filter(None, [parent, node.module]))
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return tuple(name for name in names if name.split(".")[0] in _PACKAGES and _is_module(name))
+
+
+@cache
+def _syntax(module: str) -> str:
+    tree = _tree(module)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
+            body[0].value = ast.Constant(None)
+    return ast.dump(tree)
+
+
+def _tree(module: str) -> ast.Module:
+    return ast.parse(_source(module).read_bytes())
+
+
+def _source(module: str) -> Path:
+    path = _root(module.split(".")[0]).parent.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _is_module(name: str) -> bool:
+    return _source(name).is_file()
+
+
+@cache
+def _root(package: str) -> Path:
+    spec = find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
