@@ -1,0 +1,432 @@
+"""Staging: from a source of events to shards and their manifest.
+
+A source comes in pieces (blocks of PYTHIA events, or the user's files), which MPI ranks and processes share. A piece
+becomes the same shards whoever makes it, and nothing enters the dataset's directory before every piece is done.
+"""
+
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from threading import Thread
+from typing import TypeVar
+
+import h5py
+import numpy as np
+
+from kantor.config import Dataset, DisSource, FileSource, Split
+from kantor.data import dis, readers
+from kantor.data.manifest import FILE_NAME, Column, Dropped, Manifest, Shard, SplitRows
+from kantor.errors import ConfigError, InputError, KantorError
+from kantor.expressions import Expression
+from kantor.files import explained, whole
+from kantor.progress import Progress, log
+from kantor.ranks import Ranks
+
+T = TypeVar("T")
+_SHARDS = "shard-*.h5"
+_UNFINISHED = ".staging"  # directory below the dataset's, where this run's shards wait until all are there
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows of a source in float64: features and conditions by name, each (n,), and weights (n,) if any."""
+
+    columns: dict[str, np.ndarray]
+    weights: np.ndarray | None = None
+    cross_section: dis.CrossSection | None = None
+
+
+@dataclass
+class Part:
+    """What became of one piece."""
+
+    shards: list[Shard] = field(default_factory=list)
+    rows: int = 0
+    read: int = 0
+    invalid: int = 0
+    cut: int = 0
+    invalid_in: dict[str, int] = field(default_factory=dict)
+    weight: float = 0.0
+    cross_sections: list[dis.CrossSection] = field(default_factory=list)
+
+
+def stage(name: str, dataset: Dataset, out: Path, ranks: Ranks, processes: int) -> Manifest:
+    """Write the shards and the manifest of a dataset into the directory `out`; every rank calls this.
+
+    The bytes of the shards depend on `dataset` only, not on `ranks` or `processes`. An earlier dataset in `out` stays
+    until this one is complete, and is then replaced as a whole.
+
+    Args:
+        processes: how many processes each rank starts.
+
+    Returns:
+        The manifest, on every rank.
+
+    Raises:
+        InputError: the source cannot be read, rows are invalid or none is left, or `out` cannot be written. Nothing of
+            this run is left behind then.
+    """
+    unfinished = out / _UNFINISHED
+    try:
+        _on_root(ranks, lambda: _prepare(dataset, out))
+        parts = _make_parts(name, dataset, unfinished, ranks, processes)
+        return _on_root(ranks, lambda: _finish(name, dataset, out, parts))
+    finally:
+        if ranks.is_root:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _prepare(dataset: Dataset, out: Path) -> None:
+    """Refuse what can be refused before any work is done."""
+    _check_cuts(dataset)
+    _check_overwriting(dataset, out)
+    unfinished = out / _UNFINISHED
+    with explained(out):
+        # A run that was killed may have left its own.
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
+        unfinished.mkdir(parents=True)
+        (unfinished / "writable").write_bytes(b"")
+
+
+def _check_cuts(dataset: Dataset) -> None:
+    one_row = {column.name: np.ones(1) for column in [*_features(dataset), *_conditions(dataset)]}
+    for cut in dataset.cuts:
+        _passes(cut, one_row, 1)
+
+
+def _check_overwriting(dataset: Dataset, out: Path) -> None:
+    if isinstance(dataset.source, FileSource):
+        for path in map(Path, dataset.source.paths):
+            if path.resolve().parent == out.resolve() and path.match(_SHARDS):
+                raise InputError("this input would be overwritten", where=path, cure="stage into another directory")
+
+
+def _features(dataset: Dataset) -> list[Column]:
+    source = dataset.source
+    if isinstance(source, DisSource):
+        return list(dis.FEATURES)
+    return [Column(name=name, unit=source.units.get(name, "")) for name in source.features]
+
+
+def _conditions(dataset: Dataset) -> list[Column]:
+    source = dataset.source
+    if isinstance(source, DisSource):
+        return []
+    return [Column(name=name, unit=source.units.get(name, "")) for name in source.conditions]
+
+
+# -------------------------------------------------------------------------------------------------------- many pieces
+
+
+def _pieces(dataset: Dataset) -> int:
+    source = dataset.source
+    if isinstance(source, FileSource):
+        return len(source.paths)
+    return -(-dis.blocks(source) // _blocks_per_piece(dataset, source))
+
+
+def _blocks_per_piece(dataset: Dataset, source: DisSource) -> int:
+    """As many whole blocks as fill a shard, but at least one."""
+    return max(1, dataset.shard_rows // source.block)
+
+
+def _make_parts(name: str, dataset: Dataset, unfinished: Path, ranks: Ranks, processes: int) -> list[Part]:
+    """All pieces of the dataset, shared by ranks and processes."""
+    pieces = _pieces(dataset)
+    mine = ranks.mine(pieces)
+    if ranks.is_root:
+        log.info(f"staging {name}: {_describe(dataset)}")
+    progress = Progress(f"staging {name}, pieces", pieces)
+    failures: list[KantorError] = []
+    futures: dict[int, Future[Part]] = {}
+    with ExitStack() as stack:
+        if min(processes, len(mine)) > 1:
+            # Spawned, because forking a process that has joined an MPI world is not safe.
+            pool = ProcessPoolExecutor(
+                min(processes, len(mine)), mp_context=get_context("spawn"), initializer=_end_with_parent
+            )
+            stack.callback(pool.shutdown, cancel_futures=True)
+            futures = {piece: pool.submit(make_part, dataset, piece, unfinished) for piece in mine}
+
+        def work(piece: int) -> Part | KantorError | None:
+            if failures:
+                return None
+            made = _attempt(futures[piece].result if futures else lambda: make_part(dataset, piece, unfinished))
+            if isinstance(made, KantorError):
+                failures.append(made)
+            if ranks.is_root:
+                progress.update(min(pieces, piece + ranks.size))
+            return made
+
+        made = ranks.gather(pieces, work)
+    for part in made:
+        if isinstance(part, KantorError):
+            raise part
+    if ranks.is_root:
+        progress.close()
+    return [part for part in made if isinstance(part, Part)]
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone; a pool's processes would wait for work for ever."""
+    parent = parent_process()
+    if parent is not None:
+        Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _describe(dataset: Dataset) -> str:
+    source = dataset.source
+    if isinstance(source, DisSource):
+        return f"{source.events:,} DIS events from PYTHIA"
+    return source.paths[0] if len(source.paths) == 1 else f"{len(source.paths):,} files"
+
+
+def _attempt(work: Callable[[], T]) -> T | KantorError:
+    """The result of `work`, or its failure as a value: a rank that raised alone would leave the others waiting."""
+    try:
+        return work()
+    except KantorError as error:
+        return error
+    except BrokenProcessPool:
+        return InputError(
+            "a staging process was killed, perhaps because memory ran out", cure="use fewer processes or shard_rows"
+        )
+    except Exception as error:
+        log.exception("staging failed")
+        return KantorError(f"staging failed: {type(error).__name__}: {error}")
+
+
+def _on_root(ranks: Ranks, work: Callable[[], T]) -> T:
+    """Do something on the root only; every rank gets the result, or raises the failure."""
+    (result,) = ranks.gather(1, lambda _: _attempt(work))
+    if isinstance(result, KantorError):
+        raise result
+    return result
+
+
+# ---------------------------------------------------------------------------------------------------------- one piece
+
+
+def make_part(dataset: Dataset, piece: int, directory: Path) -> Part:
+    """Read one piece and write its shards into `directory`."""
+    part = Part()
+    waiting: list[np.ndarray] = []
+    for chunk in _chunks(dataset, piece):
+        waiting.append(_clean(chunk, dataset, part))
+        while sum(map(len, waiting)) >= dataset.shard_rows:
+            rows = np.concatenate(waiting)
+            _write_shard(dataset, piece, directory, rows[: dataset.shard_rows], part)
+            waiting = [rows[dataset.shard_rows :]]
+    rows = np.concatenate(waiting) if waiting else np.empty((0, 0), dtype=np.float32)
+    if len(rows):
+        _write_shard(dataset, piece, directory, rows, part)
+    return part
+
+
+def _chunks(dataset: Dataset, piece: int) -> Iterator[Chunk]:
+    source = dataset.source
+    if isinstance(source, DisSource):
+        size = _blocks_per_piece(dataset, source)
+        for block in range(piece * size, min((piece + 1) * size, dis.blocks(source))):
+            momenta, cross_section = dis.generate(source, block)
+            names = (column.name for column in dis.FEATURES)
+            yield Chunk(dict(zip(names, momenta.T, strict=True)), cross_section=cross_section)
+        return
+    wanted = source.features | source.conditions
+    columns = {*wanted.values()} if source.weight is None else {*wanted.values(), source.weight}
+    request = readers.Request(tuple(sorted(columns)), dataset.shard_rows, source.table, source.header)
+    for table in readers.read(Path(source.paths[piece]), request):
+        weights = None if source.weight is None else table[source.weight]
+        yield Chunk({name: table[column] for name, column in wanted.items()}, weights)
+
+
+def _clean(chunk: Chunk, dataset: Dataset, part: Part) -> np.ndarray:
+    """The rows that are valid and pass the cuts, (n, columns) float32, with the weights as the last column."""
+    columns = [*chunk.columns.items(), *([] if chunk.weights is None else [("the weight", chunk.weights)])]
+    with np.errstate(over="ignore"):
+        values = np.stack([column.astype(np.float32) for _, column in columns], axis=1)
+    finite = np.isfinite(values)
+    for (name, _), count in zip(columns, np.count_nonzero(~finite, axis=0), strict=True):
+        if count:
+            part.invalid_in[name] = part.invalid_in.get(name, 0) + int(count)
+    valid = values[finite.all(axis=1)]
+    # The cuts see what is stored, so that they hold for the staged rows exactly.
+    stored = dict(zip(chunk.columns, valid.T.astype(np.float64), strict=False))
+    keep = np.ones(len(valid), dtype=bool)
+    for cut in dataset.cuts:
+        keep &= _passes(cut, stored, len(valid))
+    kept = valid[keep]
+    part.read += len(values)
+    part.invalid += len(values) - len(valid)
+    part.cut += len(valid) - len(kept)
+    part.rows += len(kept)
+    part.weight += float(len(kept) if chunk.weights is None else kept[:, -1].sum(dtype=np.float64))
+    if chunk.cross_section is not None:
+        part.cross_sections.append(chunk.cross_section)
+    return kept
+
+
+def _passes(cut: str, columns: dict[str, np.ndarray], rows: int) -> np.ndarray:
+    """Which rows pass a cut, (rows,) bool; NaN, as from the root of a negative number, does not.
+
+    Raises:
+        ConfigError: the expression is not true or false.
+    """
+    try:
+        with np.errstate(all="ignore"):
+            passed = np.asarray(Expression(cut)(columns, np))
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ConfigError(f"the cut '{cut}' cannot be evaluated: {error}", cure="write it like px > 0") from error
+    if passed.dtype != bool:
+        raise ConfigError(f"the cut '{cut}' is a number, not a condition", cure="write a comparison, such as pz > 0")
+    return np.broadcast_to(passed, (rows,))
+
+
+def _write_shard(dataset: Dataset, piece: int, directory: Path, rows: np.ndarray, part: Part) -> None:
+    # HDF5 reports a full disk in odd ways, even when it closes a file: the file is made in memory and written plainly.
+    content = _shard_bytes(dataset, piece, rows)
+    path = directory / f"piece-{piece:08d}-{len(part.shards):08d}.h5"
+    with whole(path) as temporary:
+        temporary.write_bytes(content)
+    checksum = hashlib.sha256(content).hexdigest()
+    part.shards.append(Shard(file=path.name, rows=len(rows), bytes=len(content), sha256=checksum))
+
+
+def _shard_bytes(dataset: Dataset, piece: int, rows: np.ndarray) -> bytes:
+    """A shard as HDF5. The same rows give the same bytes: it holds no times, and is neither chunked nor compressed."""
+    features, conditions = _features(dataset), _conditions(dataset)
+    source = dataset.source
+    weight = None if isinstance(source, DisSource) else source.weight
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        file.attrs["kantor"] = version("kantor")
+        if isinstance(source, DisSource):
+            file.attrs["seed"] = source.seed
+            file.attrs["source"] = source.canonical()
+        else:
+            file.attrs["source"] = source.model_copy(update={"paths": [source.paths[piece]]}).canonical()
+        _write_columns(file, "features", rows[:, : len(features)], features)
+        if conditions:
+            _write_columns(file, "conditions", rows[:, len(features) : len(features) + len(conditions)], conditions)
+        if weight is not None:
+            file.create_dataset("weights", data=rows[:, -1], track_times=False)
+    return content.getvalue()
+
+
+def _write_columns(file: h5py.File, name: str, values: np.ndarray, columns: Sequence[Column]) -> None:
+    written = file.create_dataset(name, data=values, track_times=False)
+    written.attrs["names"] = [column.name for column in columns]
+    written.attrs["units"] = [column.unit for column in columns]
+
+
+# ------------------------------------------------------------------------------------------------------ the whole set
+
+
+def _finish(name: str, dataset: Dataset, out: Path, parts: Sequence[Part]) -> Manifest:
+    """Judge what all pieces gave, and put the dataset in place."""
+    _check_rows(dataset, parts)
+    drafts = [shard for part in parts for shard in part.shards]
+    shards = [shard.model_copy(update={"file": f"shard-{n:04d}.h5"}) for n, shard in enumerate(drafts)]
+    rows = sum(shard.rows for shard in shards)
+    cross_sections = [cross_section for part in parts for cross_section in part.cross_sections]
+    manifest = Manifest(
+        kantor=version("kantor"),
+        dataset=name,
+        features=_features(dataset),
+        conditions=_conditions(dataset),
+        weighted=isinstance(dataset.source, FileSource) and dataset.source.weight is not None,
+        shards=shards,
+        rows=rows,
+        dropped=Dropped(invalid=sum(part.invalid for part in parts), cuts=sum(part.cut for part in parts)),
+        split=_split_rows(dataset.split, rows),
+        source=dataset.source.model_dump(mode="json"),
+        cuts=dataset.cuts,
+        physics=dataset.laws(),
+        constants=dis.CONSTANTS if dataset.laws() is not None else {},
+        generator=dis.facts(cross_sections) if cross_sections else None,
+    )
+    _publish(manifest, drafts, out)
+    _report(manifest)
+    return manifest
+
+
+def _check_rows(dataset: Dataset, parts: Sequence[Part]) -> None:
+    read, invalid, rows = (sum(getattr(part, name) for part in parts) for name in ("read", "invalid", "rows"))
+    if invalid and dataset.invalid_rows == "error":
+        counts: dict[str, int] = {}
+        for part in parts:
+            for column, count in part.invalid_in.items():
+                counts[column] = counts.get(column, 0) + count
+        where = ", ".join(f"{column} {count:,}" for column, count in counts.items())
+        raise InputError(
+            f"{invalid:,} of {read:,} rows hold NaN, infinity or numbers too large for float32 ({where})",
+            where=_describe(dataset),
+            cure="mend the input, or set invalid_rows: drop",
+        )
+    if rows == 0:
+        raise InputError(
+            f"no row is left: {read:,} were read, {invalid:,} are invalid, {read - invalid:,} fail the cuts",
+            where=_describe(dataset),
+            cure="loosen 'cuts'" if read > invalid else "check the input",
+        )
+    weight = sum(part.weight for part in parts)
+    if weight <= 0:
+        raise InputError(
+            f"the weights add up to {weight:g}", where=_describe(dataset), cure="check the column of 'weight'"
+        )
+
+
+def _split_rows(split: Split, rows: int) -> SplitRows:
+    fractions = {"train": split.train, "validation": split.validation, "test": split.test}
+    edges = [0, *(round(rows * edge) for edge in np.cumsum(list(fractions.values())))]
+    counts = dict(zip(fractions, np.diff(edges).tolist(), strict=True))
+    for name, count in counts.items():
+        if count == 0:
+            raise InputError(
+                f"the {name} split is empty: {fractions[name]:g} of {rows:,} rows",
+                cure=f"stage more rows, or raise split.{name}",
+            )
+    return SplitRows(seed=split.seed, **counts)
+
+
+def _publish(manifest: Manifest, drafts: Sequence[Shard], out: Path) -> None:
+    """Replace what is in `out`. Without a manifest there is no dataset: the old one goes first, the new comes last."""
+    unfinished = out / _UNFINISHED
+    manifest.write(unfinished / FILE_NAME)
+    with explained(out):
+        (out / FILE_NAME).unlink(missing_ok=True)
+        try:
+            _remove_shards(out)
+            for draft, shard in zip(drafts, manifest.shards, strict=True):
+                (unfinished / draft.file).rename(out / shard.file)
+            (unfinished / FILE_NAME).rename(out / FILE_NAME)
+        except BaseException:
+            _remove_shards(out)
+            raise
+
+
+def _remove_shards(out: Path) -> None:
+    for path in out.glob(_SHARDS):
+        path.unlink()
+
+
+def _report(manifest: Manifest) -> None:
+    log.info(f"staged {manifest.dataset}: {manifest.rows:,} rows in {len(manifest.shards):,} shards")
+    if manifest.generator is not None:
+        facts = manifest.generator
+        log.info(
+            f"  {facts.name} {facts.version}: cross section {facts.cross_section:.4g} "
+            f"± {facts.cross_section_error:.2g} nb"
+        )
+    if manifest.dropped.invalid or manifest.dropped.cuts:
+        log.info(f"  dropped: {manifest.dropped.invalid:,} invalid rows, {manifest.dropped.cuts:,} fail the cuts")
