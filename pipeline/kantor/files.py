@@ -15,6 +15,7 @@ _CURES = {
     errno.EACCES: "check the permissions of this directory or choose another results directory",
     errno.EPERM: "check the permissions of this directory or choose another results directory",
     errno.EROFS: "this file system is read-only: choose another results directory",
+    errno.EEXIST: "a file of this name is in the way of a directory",
     errno.ENOTDIR: "a part of this path is a file, not a directory",
 }
 
