@@ -155,7 +155,10 @@ class Measurement(Result):
     reference: Number = Field(description="truth against truth at the same size")
     reference_low: Number = Field(description="lower end of the reference's interval or spread")
     reference_high: Number
-    p_value: float | None = Field(default=None, description="probability of such a value if both samples were equal")
+    p_value: float | None = Field(
+        default=None,
+        description="probability of a value at least as bad if both samples were equal, or the azimuth uniform",
+    )
     better: Literal["low", "high", "half", "reference"] = Field(
         default="low", description="which values are good: low ones, high ones, near one half, near the reference"
     )
@@ -176,6 +179,7 @@ class Comparison(Result):
         default={},
         description="policy for signed weights -> observable -> weighted mean of the truth; empty without weights",
     )
-    generation_rate: float = Field(description="events generated per second on one rank [1/s]")
-    config: dict[str, object]
+    generation_rate: float = Field(description="events generated per second on one core [1/s]")
+    checksums: dict[str, str] = Field(default={}, description="file name -> sha256 of the model and of each shard")
+    config: dict[str, object] = Field(description="settings of the comparison, defaults filled in")
     provenance: Provenance
