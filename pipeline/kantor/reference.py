@@ -84,12 +84,6 @@ def _default(name: str, field: Any, schema: Any) -> str:
         return f"`{field['const']}`"
     if isinstance(default, dict) and default:
         return "see below"
-    return (
-        {None: "none", True: "`true`", False: "`false`"}.get(default, f"`{default}`")
-        if _plain(default)
-        else f"`{default}`"
-    )
-
-
-def _plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool)
+    if default is None or isinstance(default, bool):
+        return "none" if default is None else f"`{str(default).lower()}`"
+    return f"`{default}`"

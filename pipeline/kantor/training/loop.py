@@ -86,7 +86,7 @@ def _descend(loss: Tensor, optimiser: optim.Optimizer, module: nn.Module, what: 
     loss.backward()
     # After data parallelism has averaged it, the gradient is the same on every rank: all stop together.
     norm = nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
-    if not (math.isfinite(norm) and math.isfinite(loss)):
+    if not (math.isfinite(norm) and math.isfinite(loss.detach())):
         raise TrainingError(
             f"{what}: loss {loss.item():g}, gradient norm {norm.item():g}",
             cure="lower the learning rates, or look at the transforms: a heavy tail wants 'log' or 'quantile_normal'",
