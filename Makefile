@@ -1,0 +1,55 @@
+# Two commands: `make run` does the main job, `make test` passes the tests. Both set up .venv first.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+BIN := .venv/bin
+
+# Python 3.11 to 3.13: the first one found that runs and is in this range. PYTHON=... chooses another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: help run physics test lint clean
+
+help:
+	@echo "make run      stage the data, train the models, validate them: ends with results/report/index.html"
+	@echo "make physics  the same with several seeds, for figures with uncertainties"
+	@echo "make test     the tests, linters and types"
+	@echo "make clean    remove the environment; results stay"
+
+run: .venv/installed
+	@$(BIN)/snakemake
+	@$(BIN)/kantor summary results/report
+
+physics: .venv/installed
+	@$(BIN)/snakemake physics
+	@$(BIN)/kantor summary results/report-physics
+
+test: .venv/tested lint
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+lint: .venv/tested
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/snakefmt --check Snakefile workflows
+
+.venv/installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Kantor needs Python 3.11, 3.12 or 3.13, and found none." >&2; \
+		echo "  cure: install one (Debian and Ubuntu: apt-get install python3 python3-venv), or say PYTHON=/path/to/python3" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments." >&2; \
+		echo "  cure: apt-get install python3-venv (or python$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv)" >&2; exit 2; }
+	@echo "installing Kantor into .venv (once; a few minutes)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dis,mpi,root,parquet,slurm]'
+	@touch $@
+
+# A CUDA build of torch brings its own Triton; where torch brings none, the kernels' tests need one.
+.venv/tested: .venv/installed
+	@echo "installing the test tools"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --group test --group lint
+	@$(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/python -m pip install --quiet 'triton>=3.6,<3.10'
+	@touch $@
+
+clean:
+	rm -rf .venv

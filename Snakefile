@@ -1,0 +1,34 @@
+# Stage the data, train the models, validate them, gather the report. `snakemake` does the target `run` of
+# config/config.yaml; `snakemake physics` the one with several seeds. A second run redoes only what changed.
+from snakemake.utils import min_version
+
+min_version("9.12")
+
+
+configfile: "config/config.yaml"
+
+
+pathvars:
+    logs="<results>/logs",
+    benchmarks="<results>/usage",
+
+
+report: "workflows/report/workflow.rst"
+
+
+include: "workflows/common.smk"
+include: "workflows/stage.smk"
+include: "workflows/train.smk"
+include: "workflows/validate.smk"
+include: "workflows/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        "<results>/report/index.html",
+
+
+rule physics:
+    input:
+        "<results>/report-physics/index.html",

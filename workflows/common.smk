@@ -1,0 +1,41 @@
+# The configuration, validated once, and what each stage's code is.
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import kantor.config
+
+# Rules find `kantor` and `mpiexec` where this Snakemake is installed, without an activated environment.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+try:
+    CONFIG = kantor.config.parse(
+        kantor.config.Config,
+        {key: value for key, value in config.items() if key != "pathvars"},
+        "configuration",
+    )
+except kantor.config.ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
+CODE = json.loads(subprocess.check_output(["kantor", "fingerprint"], text=True))
+
+
+wildcard_constraints:
+    dataset="[^/]+",
+    training="[^/]+",
+    seed=r"\d+",
+    page=r"report(-[^/]+)?",
+
+
+def manifest(wildcards):
+    """The manifest of the dataset that a training uses."""
+    return f"<results>/data/{CONFIG.trainings[wildcards.training].dataset}/manifest.json"
+
+
+def models(wildcards):
+    """(training, seed) of every model on a report: report/ is the target `run`, report-NAME the target NAME."""
+    target = CONFIG.targets[wildcards.page.partition("-")[2] or "run"]
+    return [(training, seed) for training in target.trainings for seed in target.seeds]

@@ -1,0 +1,23 @@
+# Checkpoints live beside the outputs but are none of them: Snakemake deletes the outputs of a job that fails.
+rule train:
+    input:
+        manifest,
+    output:
+        model="<results>/models/{training}/seed{seed}/model.pt",
+        metrics="<results>/models/{training}/seed{seed}/metrics.jsonl",
+        run="<results>/models/{training}/seed{seed}/run.json",
+    log:
+        "<logs>/train/{training}/seed{seed}.log",
+    benchmark:
+        "<benchmarks>/train/{training}/seed{seed}.jsonl"
+    params:
+        settings=lambda wildcards: CONFIG.trainings[wildcards.training].canonical(),
+        code=CODE["train"],
+        out=lambda wildcards, output: Path(output.model).parent,
+    threads: 2
+    resources:
+        worker_threads=1,
+    shell:
+        "kantor train --training {wildcards.training} --seed {wildcards.seed} --settings {params.settings:q}"
+        " --manifest {input:q} --out {params.out:q}"
+        " --workers $(({threads} / {resources.worker_threads})) --threads {resources.worker_threads} --log {log:q}"
