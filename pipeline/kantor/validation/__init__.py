@@ -1,0 +1,1 @@
+"""Generated against held-out events: two-sample statistics, physics laws, histograms."""

@@ -1,0 +1,180 @@
+"""One model against held-out truth: every statistic with its uncertainty and its truth-against-truth value.
+
+The test split is divided at random into two halves of equal size. The first is the truth. The generated sample takes
+its conditions and weights from the second, so that under a perfect model the two are as independent as the halves
+themselves: sharing the truth's own conditions would correlate them and make p-values and references wrong.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+from kantor.config import Validation
+from kantor.data.manifest import Manifest
+from kantor.data.samples import Sample, read_split
+from kantor.errors import InputError
+from kantor.files import explained, sha256
+from kantor.models.bundle import Bundle
+from kantor.ranks import Ranks
+from kantor.results import Comparison, Provenance
+from kantor.validation.measures import Measures, random_stream
+from kantor.validation.observables import Observables
+from kantor.validation.statistics import weighted_mean
+
+LEAST_ROWS = 100
+METRICS, FIGURES = "metrics.json", "validation.h5"
+# The bundle's own block, so that no block is generated twice.
+_BLOCK = 8192
+
+
+def validate(bundle: Path, manifest: Path, settings: Validation, out: Path, ranks: Ranks) -> Comparison:
+    """Compare a model with held-out events; write out/metrics.json and out/validation.h5.
+
+    Every rank calls this and gets the same comparison back; rank 0 writes. A rank works on one thread, so more cores
+    are used by more ranks.
+
+    Args:
+        bundle: the model.
+        manifest: manifest.json of the dataset.
+        settings: sample sizes, repetitions, seed.
+        out: directory of the results, made if need be.
+
+    Raises:
+        InputError: a file is missing or damaged, the dataset is not the model's, its test split is too small, the
+            model generates values that are not finite, or the results cannot be written.
+    """
+    began = time.monotonic()
+    with explained(out):
+        out.mkdir(parents=True, exist_ok=True)
+    model, content = Bundle.load(bundle), Manifest.read(manifest)
+    _check_columns(model, content, bundle)
+    observables = Observables(content, settings.observables.get(content.dataset, {}), manifest)
+    truth, other = _halves(manifest, settings)
+    with _one_thread():
+        generated, rate = _generate(model, other, settings.seed, ranks, bundle)
+        measurements, figures = Measures.of(settings, observables, truth, generated, _joined(truth, other)).run(ranks)
+    comparison = Comparison(
+        training=model.name,
+        seed=model.seed,
+        dataset=content.dataset,
+        rows=truth.rows,
+        effective_rows=truth.effective_rows,
+        ranks=ranks.size,
+        seconds=time.monotonic() - began,
+        measurements=measurements,
+        weighted_means=_weighted_means(observables, truth),
+        generation_rate=rate,
+        checksums={bundle.name: sha256(bundle)} | {shard.file: shard.sha256 for shard in content.shards},
+        config=settings.model_dump(mode="json"),
+        provenance=Provenance.here(),
+    )
+    if ranks.is_root:
+        figures.write(out / FIGURES)
+        comparison.write(out / METRICS)
+    ranks.barrier()
+    return comparison
+
+
+def _check_columns(model: Bundle, content: Manifest, where: Path) -> None:
+    for kind, mine, theirs in (
+        ("features", model.feature_names, content.feature_names),
+        ("conditions", model.condition_names, content.condition_names),
+    ):
+        if list(mine) != list(theirs):
+            raise InputError(
+                f"its {kind} are ({', '.join(mine)}), those of dataset '{content.dataset}' ({', '.join(theirs)})",
+                where=where,
+                cure=f"validate with the dataset it was trained on, '{model.training.dataset}'",
+            )
+
+
+def _halves(manifest: Path, settings: Validation) -> tuple[Sample, Sample]:
+    """The truth and an independent sample of the same size, both from the test split."""
+    test = read_split(manifest, "test")
+    rows = min(settings.rows, test.rows // 2)
+    if rows < LEAST_ROWS:
+        raise InputError(
+            f"its test split has {test.rows:,} rows; {2 * LEAST_ROWS} are needed for two samples of {LEAST_ROWS}",
+            where=manifest,
+            cure="stage more events, or give the test split a larger fraction",
+        )
+    order = random_stream(settings.seed, "halves").permutation(test.rows)
+    truth, other = test.take(order[:rows]), test.take(order[rows : 2 * rows])
+    if any(half.weights is not None and half.weights.sum(dtype=np.float64) <= 0 for half in (truth, other)):
+        raise InputError(
+            "the weights of its test split sum to zero or less, so there is nothing to compare with",
+            where=manifest,
+            cure="check the sign of the weights, or use more events",
+        )
+    return truth, other
+
+
+def _generate(model: Bundle, like: Sample, seed: int, ranks: Ranks, where: Path) -> tuple[Sample, float]:
+    """Events for the conditions of `like`, and how many rank 0 made per second."""
+    model.generate(1, like.conditions[:1], seed=seed)  # the first call also sets up what later ones use
+    spent, made = 0.0, 0
+
+    def block(piece: int) -> np.ndarray:
+        nonlocal spent, made
+        conditions = like.conditions[piece * _BLOCK : (piece + 1) * _BLOCK]
+        began = time.perf_counter()
+        events = model.generate(len(conditions), conditions, seed=seed, start=piece * _BLOCK)
+        spent, made = spent + time.perf_counter() - began, made + len(events)
+        return events
+
+    features = np.concatenate(ranks.gather(-(-like.rows // _BLOCK), block))
+    bad = int((~np.isfinite(features).all(axis=1)).sum())
+    if bad:
+        raise InputError(
+            f"generates NaN or infinity in {bad:,} of {like.rows:,} events",
+            where=where,
+            cure="train again, with a lower learning rate or other transforms; metrics.jsonl shows where it went wrong",
+        )
+    rate = ranks.gather(1, lambda _: made / spent)[0]
+    return Sample(features, like.conditions, like.weights, like.feature_names, like.condition_names), rate
+
+
+def _joined(first: Sample, second: Sample) -> Sample:
+    weights = None
+    if first.weights is not None and second.weights is not None:
+        weights = np.concatenate([first.weights, second.weights])
+    return Sample(
+        np.concatenate([first.features, second.features]),
+        np.concatenate([first.conditions, second.conditions]),
+        weights,
+        first.feature_names,
+        first.condition_names,
+    )
+
+
+def _weighted_means(observables: Observables, truth: Sample) -> dict[str, dict[str, float]]:
+    """Weighted means of the truth under each policy for signed weights; clip and drop differ in rows, not in means."""
+    if truth.weights is None:
+        return {}
+    policies = {
+        "keep": truth.weights,
+        "clip": np.maximum(truth.weights, 0),
+        "drop": np.where(truth.weights < 0, 0, truth.weights),
+    }
+    values = observables.values(truth)
+    return {
+        policy: {name: weighted_mean(of, weights) for name, of in values.items()}
+        for policy, weights in policies.items()
+    }
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread in PyTorch, scikit-learn and BLAS: results must not depend on how ranks share a machine's cores."""
+    before = torch.get_num_threads()
+    with threadpool_limits(1):
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)

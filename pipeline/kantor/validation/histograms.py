@@ -1,0 +1,127 @@
+"""Histograms and correlation matrices of a comparison, and the file that keeps them: validation.h5.
+
+    observables/<name>/            attributes label, unit, kind, scale
+        edges                      (B + 1,) [unit]
+        truth, generated           (2, B + 2): sums of weights and of squared weights, with under- and overflow
+    plane/                         attributes x, y: names of the observables; only with DIS
+        x_edges, y_edges           (B + 1,)
+        truth, generated           (B, B) sums of weights
+    correlations/                  attribute names
+        truth, generated           (K, K)
+
+Sums of weights are not normalised; divide by the sum over all bins, under- and overflow included.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import hist
+import numpy as np
+
+from kantor.files import whole
+from kantor.validation.observables import Observable
+from kantor.validation.statistics import Weights, weighted_quantiles
+
+_QUANTILES = [0.001, 0.999]
+_MARGIN = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """One observable, true and generated.
+
+    edges: (B + 1,) in the observable's unit. truth, generated: (2, B + 2), sums of weights and of squared weights.
+    """
+
+    observable: Observable
+    edges: np.ndarray
+    truth: np.ndarray
+    generated: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """Two observables against each other; counts are (B, B) sums of weights."""
+
+    x: str
+    y: str
+    x_edges: np.ndarray
+    y_edges: np.ndarray
+    truth: np.ndarray
+    generated: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Correlations:
+    """Correlation matrices (K, K) of the observables `names`."""
+
+    names: list[str]
+    truth: np.ndarray
+    generated: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Figures:
+    """Everything a comparison keeps for its pictures."""
+
+    histograms: list[Histogram]
+    correlations: Correlations
+    plane: Plane | None = None
+
+    def write(self, path: Path) -> None:
+        """Write validation.h5 whole.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        with whole(path) as temporary, h5py.File(temporary, "w") as file:
+            for histogram in self.histograms:
+                group = file.create_group(f"observables/{histogram.observable.name}", track_order=True)
+                for name in ("label", "unit", "kind", "scale"):
+                    group.attrs[name] = getattr(histogram.observable, name)
+                for name in ("edges", "truth", "generated"):
+                    group[name] = getattr(histogram, name)
+            group = file.create_group("correlations")
+            group.attrs["names"] = self.correlations.names
+            group["truth"], group["generated"] = self.correlations.truth, self.correlations.generated
+            if self.plane is not None:
+                group = file.create_group("plane")
+                group.attrs["x"], group.attrs["y"] = self.plane.x, self.plane.y
+                for name in ("x_edges", "y_edges", "truth", "generated"):
+                    group[name] = getattr(self.plane, name)
+
+
+def edges_of(observable: Observable, truth: np.ndarray, weights: Weights, bins: int) -> np.ndarray:
+    """Edges of even bins over the central 99.8 % of the truth, with a margin of 5 % where rows may wrongly be.
+
+    Args:
+        truth: (N,) finite values as they are compared (log10 of a `log` observable).
+
+    Returns:
+        (bins + 1,) in the observable's unit.
+    """
+    low, high = weighted_quantiles(truth, _QUANTILES, weights)
+    margin = _MARGIN * (high - low) or 0.5 * max(abs(high), 1.0)
+    edges = np.linspace(low - margin, high + margin, bins + 1)
+    return 10**edges if observable.scale == "log" else edges
+
+
+def fill(observable: Observable, edges: np.ndarray, values: np.ndarray, weights: Weights) -> np.ndarray:
+    """Sums of weights and of squared weights per bin, (2, B + 2) with under- and overflow; NaN is left out.
+
+    Args:
+        values: (N,) as they are compared.
+    """
+    finite = np.isfinite(values)
+    axis = hist.axis.Variable(np.log10(edges) if observable.scale == "log" else edges)
+    filled = hist.Hist(axis, storage=hist.storage.Weight())
+    filled.fill(values[finite], weight=1.0 if weights is None else weights[finite])
+    return np.stack([np.asarray(filled.values(flow=True)), np.asarray(filled.variances(flow=True))])
+
+
+def fill_plane(x_edges: np.ndarray, y_edges: np.ndarray, x: np.ndarray, y: np.ndarray, weights: Weights) -> np.ndarray:
+    """Sums of weights in two dimensions, (B, B), rows for x; NaN and what lies outside are left out."""
+    inside = np.isfinite(x) & np.isfinite(y)
+    kept = None if weights is None else weights[inside]
+    return np.histogram2d(x[inside], y[inside], [x_edges, y_edges], weights=kept)[0]
