@@ -10,9 +10,12 @@ from types import ModuleType
 
 import torch
 
-# Where each backend of an operation lives, relative to the operation's package.
+# The module of each backend, relative to the operation's package, and what it needs beside PyTorch.
 _MODULES = {"torch": "tiled", "cpu": "cpu", "triton": "triton"}
-_NEEDS = {"torch": "torch", "cpu": "numba", "triton": "triton"}
+_NEEDS = {"cpu": "numba", "triton": "triton"}
+_OPERATIONS = {"pairwise": ("torch",), "permutation": ("torch",), "gradient_penalty": ("torch",)}
+# A plain constant, since torch.compile traces through the choice; looking for a package does not import it.
+_INSTALLED = {name: importlib.util.find_spec(name) is not None for name in _NEEDS.values()}
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,11 @@ class Explanation:
     peak_bytes: int
 
 
-@cache
 def available(operation: str, backend: str) -> bool:
-    """Whether this operation has that backend and its dependency is installed; imports neither."""
+    """Whether this operation has that backend and its dependency is installed."""
     if backend == "reference":
         return True
-    return (
-        importlib.util.find_spec(f"kantor_kernels.{operation}.{_MODULES[backend]}") is not None
-        and importlib.util.find_spec(_NEEDS[backend]) is not None
-    )
+    return backend in _OPERATIONS[operation] and (backend not in _NEEDS or _INSTALLED[_NEEDS[backend]])
 
 
 def choose(operation: str, backend: str, device: torch.device) -> tuple[str, str]:

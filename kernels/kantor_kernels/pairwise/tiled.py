@@ -34,7 +34,7 @@ def potential(
     want_grad: bool,
 ) -> tuple[Tensor, Tensor]:
     """(U, G): U (B, N) in float64, G (B, N, D) in the dtype of x, or empty when it is not wanted."""
-    tiles = _Tiles(x_BND, y_BMD, b_BM, family, constants, skip_diagonal)
+    tiles = Tiles(x_BND, y_BMD, b_BM, family, constants, skip_diagonal)
     value_BN = x_BND.new_zeros(x_BND.shape[:2], dtype=torch.float64)
     grad_BND = torch.zeros_like(tiles.x, dtype=torch.float64) if want_grad else None
     for tile in tiles:
@@ -54,7 +54,7 @@ def grad(
     skip_diagonal: bool,
 ) -> Tensor:
     """G (B, N, D) in the dtype of x."""
-    tiles = _Tiles(x_BND, y_BMD, b_BM, family, constants, skip_diagonal)
+    tiles = Tiles(x_BND, y_BMD, b_BM, family, constants, skip_diagonal)
     grad_BND = torch.zeros_like(tiles.x, dtype=torch.float64)
     for tile in tiles:
         slope = tile.profile(1)[1]
@@ -77,7 +77,7 @@ def hvp(
     dtype = x_BND.dtype
     b_BM = None if b_BM is None else b_BM.double()
     # 1 / d^3 overflows float32 for close pairs; second derivatives are rare enough to afford float64.
-    tiles = _Tiles(x_BND.double(), y_BMD.double(), b_BM, family, constants, skip_diagonal)
+    tiles = Tiles(x_BND.double(), y_BMD.double(), b_BM, family, constants, skip_diagonal)
     v_BND = None if v_BND is None else v_BND.double()
     w_BMD = None if w_BMD is None else w_BMD.double()
     turn_BN = torch.zeros_like(tiles.x[..., 0])
@@ -106,7 +106,7 @@ def peak_bytes(batch: int, n: int, m: int, d: int, itemsize: int, device: str) -
     return batch * (n + m) * d * (itemsize + 8) + batch * n * 8 + 6 * tile * itemsize
 
 
-class _Tiles:
+class Tiles:
     """The tiles of one pass; iterating yields them row block by row block."""
 
     def __init__(
@@ -121,6 +121,8 @@ class _Tiles:
         self.family, self.constants, self.skip_diagonal = family, tuple(constants), skip_diagonal
         self.radial = family != "polynomial"
         self.expanded = self.radial and x_BND.shape[-1] > DIRECT_FEATURES
+        # Differences are taken of the points as they came: centring rounds them.
+        self.raw_x, self.raw_y = x_BND, y_BMD
         if self.expanded:
             # The statistics are translation invariant; centred points keep the matrix product accurate.
             centre_B1D = _centre(x_BND, y_BMD)
@@ -129,7 +131,7 @@ class _Tiles:
         if self.expanded:
             self.x2, self.y2 = x_BND.square().sum(-1), y_BMD.square().sum(-1)
 
-    def __iter__(self) -> Iterator[_Tile]:
+    def __iter__(self) -> Iterator[Tile]:
         batch, n, _ = self.x.shape
         m = self.y.shape[1]
         limit = TILE_ELEMENTS.get(self.x.device.type, TILE_ELEMENTS["cpu"])
@@ -139,16 +141,19 @@ class _Tiles:
         for b0 in range(0, batch, batches):
             for i0 in range(0, n, rows):
                 for j0 in range(0, m, columns):
-                    yield _Tile(self, slice(b0, b0 + batches), slice(i0, i0 + rows), slice(j0, j0 + columns))
+                    yield Tile(self, slice(b0, b0 + batches), slice(i0, i0 + rows), slice(j0, j0 + columns))
 
 
-class _Tile:
-    def __init__(self, tiles: _Tiles, batch: slice, row: slice, column: slice) -> None:
+class Tile:
+    """Rows `row` of x against rows `columns` of y, for the batch elements `batch`."""
+
+    def __init__(self, tiles: Tiles, batch: slice, row: slice, column: slice) -> None:
         self.tiles, self.radial = tiles, tiles.radial
         self.rows, self._columns = (batch, row), (batch, column)
         self.columns = column
         self.batch, self.row = batch, row
         self.x_BRD, self.y_BCD = tiles.x[self.rows], tiles.y[self._columns]
+        self.raw_x_BRD, self.raw_y_BCD = tiles.raw_x[self.rows], tiles.raw_y[self._columns]
         self.near: tuple[Tensor, ...] | None = None
         self.direct = not tiles.expanded
 
@@ -188,7 +193,7 @@ class _Tile:
         out_BRD = torch.zeros_like(self.x_BRD, dtype=torch.float64)
         if self.near is not None:
             b, r, c = self.near
-            near = weight_BRC[self.near].unsqueeze(-1) * (self.x_BRD[b, r] - self.y_BCD[b, c])
+            near = weight_BRC[self.near].unsqueeze(-1) * (self.raw_x_BRD[b, r] - self.raw_y_BCD[b, c])
             out_BRD.index_put_((b, r), near.double(), accumulate=True)
             weight_BRC = weight_BRC.index_put(self.near, weight_BRC.new_zeros(()))
         out_BRD += weight_BRC.sum(-1, keepdim=True, dtype=torch.float64) * self.x_BRD
@@ -222,11 +227,11 @@ class _Tile:
             tangent = torch.zeros_like(x_BRD[b, r])
             tangent = tangent if v_BRD is None else tangent + v_BRD[b, r]
             tangent = tangent if w_BCD is None else tangent - w_BCD[b, c]
-            out_BRC[self.near] = ((x_BRD[b, r] - y_BCD[b, c]) * tangent).sum(-1)
+            out_BRC[self.near] = ((self.raw_x_BRD[b, r] - self.raw_y_BCD[b, c]) * tangent).sum(-1)
         return out_BRC
 
     def _difference(self, d: int) -> Tensor:
-        return self.x_BRD[..., d, None] - self.y_BCD[..., d].unsqueeze(1)
+        return self.raw_x_BRD[..., d, None] - self.raw_y_BCD[..., d].unsqueeze(1)
 
     def _squared_distances(self) -> Tensor:
         if not self.direct:
@@ -239,7 +244,7 @@ class _Tile:
                 return d2_BRC
             if count * self.x_BRD.shape[-1] <= 4 * d2_BRC.numel():
                 b, r, c = self.near = near
-                d2_BRC[near] = (self.x_BRD[b, r] - self.y_BCD[b, c]).square().sum(-1)
+                d2_BRC[near] = (self.raw_x_BRD[b, r] - self.raw_y_BCD[b, c]).square().sum(-1)
                 return d2_BRC
             # So many close pairs that gathering them would outgrow the tile: form every difference instead.
             self.direct = True

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kantor_kernels.pairwise.tiled import polynomial_profile, radial_profile
+from kantor_kernels.pairwise.tiled import Tiles
 
-TILE_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 24}
 LABEL_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 27}
 
 
@@ -29,18 +28,14 @@ def _pass(z_KD: Tensor, weight_K: Tensor, first_PK: Tensor, family: str, constan
     # Scaled by the number of rows the entries are of order one, which keeps float32 products away from underflow.
     scale = z_KD.shape[0]
     s_KP = _contrast(weight_K.double(), first_PK.to(z_KD.device)).mul_(scale).to(z_KD.dtype)
-    z_KD = z_KD - z_KD.mean(0, dtype=torch.float64).to(z_KD.dtype) if family != "polynomial" else z_KD
-    rows = max(1, TILE_ELEMENTS.get(z_KD.device.type, TILE_ELEMENTS["cpu"]) // min(len(z_KD), 4096))
     total_P = z_KD.new_zeros(s_KP.shape[1], dtype=torch.float64)
     shift: Tensor | None = None
-    for i0 in range(0, len(z_KD), rows):
-        product_RP = torch.zeros_like(s_KP[i0 : i0 + rows])
-        for j0 in range(0, len(z_KD), 4096):
-            k_RC = _kernel_tile(z_KD[i0 : i0 + rows], z_KD[j0 : j0 + 4096], family, constants)
-            # s sums to zero, so a constant may be taken from K; what is left is smaller and loses less to rounding.
-            shift = k_RC.mean() if shift is None else shift
-            product_RP.addmm_(k_RC.sub_(shift), s_KP[j0 : j0 + 4096])
-        total_P += (s_KP[i0 : i0 + rows].double() * product_RP).sum(0)
+    for tile in Tiles(z_KD[None], z_KD[None], None, family, constants, False):
+        k_RC = tile.profile(0)[0][0]
+        # s sums to zero, so a constant may be taken from K; what is left is smaller and loses less to rounding.
+        shift = k_RC.mean() if shift is None else shift
+        product_RP = (k_RC - shift) @ s_KP[tile.columns]
+        total_P += (s_KP[tile.row] * product_RP).sum(0, dtype=torch.float64)
     return total_P / scale**2
 
 
@@ -53,18 +48,3 @@ def _contrast(weight_K: Tensor, first_PK: Tensor) -> Tensor:
     if bool((torch.minimum(a_P.abs(), b_P.abs()) <= 1e-12 * weight_K.abs().sum()).any()):
         raise ValueError("the weights of a relabelled sample sum to zero: the permutation test is undefined")
     return first_KP * (1 / a_P + 1 / b_P) - weight_K.unsqueeze(1) / b_P
-
-
-def _kernel_tile(x_RD: Tensor, y_CD: Tensor, family: str, constants: Sequence[float]) -> Tensor:
-    if family == "polynomial":
-        degree, offset = constants
-        return polynomial_profile(x_RD @ y_CD.mT / x_RD.shape[-1] + offset, int(degree), 0)[0]
-    if x_RD.shape[1] <= 16:
-        d2_RC = x_RD.new_zeros(len(x_RD), len(y_CD))
-        for d in range(x_RD.shape[1]):
-            delta_RC = x_RD[:, d, None] - y_CD[:, d]
-            d2_RC.addcmul_(delta_RC, delta_RC)
-    else:
-        d2_RC = x_RD.square().sum(1, keepdim=True) + y_CD.square().sum(1)
-        d2_RC.addmm_(x_RD, y_CD.mT, alpha=-2.0).clamp_min_(0.0)
-    return radial_profile(d2_RC, family, constants, 0)[0]

@@ -1,0 +1,45 @@
+"""Samples and kernels shared by the tests of the pairwise statistics."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kantor_kernels import (
+    Energy,
+    Gaussian,
+    InverseMultiquadric,
+    Kernel,
+    Laplacian,
+    Polynomial,
+    RationalQuadratic,
+    backends,
+)
+
+KERNELS: dict[str, Kernel] = {
+    "energy": Energy(),
+    "energy-1.5": Energy(1.5),
+    "energy-0.5": Energy(0.5),
+    "gaussian": Gaussian(1.3),
+    "gaussian-mixture": Gaussian([0.5, 1.0, 4.0]),
+    "laplacian": Laplacian([0.7, 2.0]),
+    "rational": RationalQuadratic(),
+    "multiquadric": InverseMultiquadric(1.1),
+    "polynomial": Polynomial(3, 0.5),
+}
+BACKENDS = [name for name in ("torch", "cpu") if backends.available("pairwise", name)]
+
+
+@pytest.fixture(params=list(KERNELS.values()), ids=list(KERNELS))
+def kernel(request: pytest.FixtureRequest) -> Kernel:
+    return request.param
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(20)

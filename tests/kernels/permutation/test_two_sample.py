@@ -1,0 +1,150 @@
+"""The permutation test: values against the definition, exact level, power, agreement with SciPy."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+from kantor_kernels import (
+    Energy,
+    Gaussian,
+    Kernel,
+    Laplacian,
+    Polynomial,
+    RationalQuadratic,
+    energy_distance,
+    mmd,
+    two_sample_test,
+)
+from kantor_kernels.testing import assert_close
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(11)
+
+
+def normal(n: int, d: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.randn(n, d, generator=generator)
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [Energy(), Energy(1.5), Gaussian([0.5, 2.0]), Laplacian(1.0), RationalQuadratic(), Polynomial(2)],
+    ids=repr,
+)
+@pytest.mark.parametrize("d", [3, 20])
+def test_every_statistic_is_its_definition(kernel: Kernel, d: int, generator) -> None:
+    x, y = normal(60, d, generator), normal(45, d, generator) + 0.2
+    weight_x = torch.rand(60, generator=generator) + 0.2
+    results = [
+        two_sample_test(
+            x,
+            y,
+            kernel=kernel,
+            permutations=40,
+            weight_x=weight_x,
+            generator=torch.Generator().manual_seed(1),
+            backend=backend,
+        )
+        for backend in ("torch", "reference")
+    ]
+    assert_close("null", results[0].null, results[1].null, rtol=1e-9, atol=1e-12)
+    assert results[0].p_value == results[1].p_value
+    exact = mmd(x.double(), y.double(), weight_x, kernel=kernel).item()
+    assert results[0].statistic == pytest.approx(exact, rel=1e-10)
+
+
+@pytest.mark.parametrize("d", [4, 40])
+def test_float32_tiles_keep_the_null(d: int, generator) -> None:
+    x, y = normal(1500, d, generator), normal(1300, d, generator)
+    single, double = (
+        two_sample_test(a, b, permutations=50, generator=torch.Generator().manual_seed(2))
+        for a, b in ((x, y), (x.double(), y.double()))
+    )
+    spread = float(double.null.std())
+    assert_close("null", single.null, double.null, atol=1e-3 * spread)
+    assert single.statistic == pytest.approx(energy_distance(x.double(), y.double()).item(), abs=1e-3 * spread)
+
+
+def test_labels_may_be_given(generator) -> None:
+    x, y = normal(6, 2, generator), normal(4, 2, generator)
+    labels = torch.zeros(2, 10, dtype=torch.bool)
+    labels[0, :6] = True
+    labels[1, 4:] = True
+    result = two_sample_test(x, y, permutations=labels)
+    assert result.null[0].item() == pytest.approx(result.statistic, rel=1e-12)
+    assert result.p_value in (2 / 3, 1.0)
+    parts = [two_sample_test(x, y, permutations=labels[i : i + 1]).null for i in range(2)]
+    assert_close("split", torch.cat(parts), result.null, rtol=1e-12)
+
+
+def test_it_agrees_with_scipy(generator) -> None:
+    x, y = normal(30, 1, generator), normal(25, 1, generator) + 0.5
+
+    def statistic(a, b) -> float:
+        return stats.energy_distance(a, b) ** 2
+
+    reference = stats.permutation_test(
+        (x[:, 0].numpy(), y[:, 0].numpy()), statistic, n_resamples=1999, alternative="greater", rng=1
+    )
+    ours = two_sample_test(x, y, permutations=1999, generator=generator)
+    assert ours.statistic == pytest.approx(reference.statistic, rel=1e-5)
+    error = math.sqrt(2 * reference.pvalue * (1 - reference.pvalue) / 2000)
+    assert abs(ours.p_value - reference.pvalue) < 4 * error
+
+
+def test_the_level_is_exact(generator) -> None:
+    """Under the null the p-value is uniform on {1/20, ..., 1}: rejections at 5 % are Binomial(400, 0.05)."""
+    p_values = torch.tensor(
+        [
+            two_sample_test(
+                normal(12, 2, generator), normal(9, 2, generator), permutations=19, generator=generator
+            ).p_value
+            for _ in range(400)
+        ]
+    )
+    rejections = int((p_values <= 0.05).sum())
+    low, high = stats.binom.interval(0.999, 400, 0.05)
+    assert low <= rejections <= high
+    assert 0.45 < float(p_values.mean()) < 0.60
+
+
+def test_ties_count_against_the_alternative() -> None:
+    x = torch.zeros(4, 1)
+    assert two_sample_test(x, x, permutations=9).p_value == 1.0
+
+
+def test_a_difference_is_found(generator) -> None:
+    result = two_sample_test(
+        normal(100, 3, generator), normal(100, 3, generator) + 0.7, permutations=99, generator=generator
+    )
+    assert result.p_value == 0.01
+    assert result.null.shape == (99,)
+
+
+def test_it_is_deterministic_by_its_generator(generator) -> None:
+    x, y = normal(40, 3, generator), normal(30, 3, generator)
+    first, again, other = (
+        two_sample_test(x, y, kernel=Gaussian("median"), generator=torch.Generator().manual_seed(s)).null
+        for s in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_bad_input_is_refused() -> None:
+    x = torch.randn(5, 2)
+    with pytest.raises(ValueError, match="at least one permutation"):
+        two_sample_test(x, x, permutations=0)
+    with pytest.raises(ValueError, match=r"bool \(P, 10\)"):
+        two_sample_test(x, x, permutations=torch.ones(3, 10))
+    with pytest.raises(ValueError, match=r"must be \(N, D\)"):
+        two_sample_test(x[None], x[None])
+    with pytest.raises(ValueError, match="sums to zero"):
+        two_sample_test(x, x, weight_x=torch.tensor([1.0, -1.0, 0.0, 0.0, 0.0]))
+    with pytest.raises(ValueError, match="relabelled sample"):
+        two_sample_test(x, x, permutations=torch.zeros(1, 10, dtype=torch.bool))
