@@ -222,7 +222,8 @@ def _no_table(path: Path, table: str | None, tables: Sequence[str]) -> NoReturn:
 
 
 def _read_npz(path: Path, request: Request) -> Iterator[Table]:
-    with np.load(path, allow_pickle=False) as file:
+    # NumPy leaves a damaged file open if it opened it itself.
+    with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
         content = {name: file[name] for name in file.files}
     names = _names_in(content)
     arrays = _Arrays(path, content)
