@@ -4,8 +4,6 @@ It holds the generator's (averaged) weights, the fitted transforms, the columns 
 configuration and where it came from, as plain types, so it loads with `weights_only=True`.
 """
 
-import io
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +15,9 @@ from torch import Tensor, nn
 
 from kantor.config import Training, parse
 from kantor.errors import InputError
-from kantor.files import whole
 from kantor.models.networks import Generator
 from kantor.models.randomness import stream
+from kantor.models.tensors import read_tensors, write_tensors
 from kantor.models.transforms import Transforms
 from kantor.results import Column
 
@@ -100,8 +98,7 @@ class Bundle:
             "provenance": self.provenance,
             **{part: _plain(module.state_dict()) for part, module in self._modules().items()},
         }
-        with whole(path) as temporary:
-            torch.save(content, temporary)
+        write_tensors(path, content)
 
     @classmethod
     def load(cls, path: Path) -> "Bundle":
@@ -110,14 +107,10 @@ class Bundle:
         Raises:
             InputError: there is no such file, or it is not a bundle of this version.
         """
-        try:
-            content = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-        except FileNotFoundError as error:
-            raise InputError("there is no such model", where=path, cure="train it: kantor train") from error
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise InputError(f"is not a model bundle: {error}", where=path, cure="train the model again") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise InputError("is a bundle of another version", where=path, cure="train the model again")
+        cure = "train the model: kantor train"
+        content = read_tensors(path, "model bundle", cure)
+        if content.get("format") != FORMAT:
+            raise InputError("is a model bundle of another version", where=path, cure=cure)
         training = parse(Training, content["training"], path)
         features = tuple(Column(name=name, unit=unit) for name, unit in content["features"])
         conditions = tuple(Column(name=name, unit=unit) for name, unit in content["conditions"])

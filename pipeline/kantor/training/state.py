@@ -6,7 +6,6 @@ Batches and noise are functions of the counters (see `feed`), so no state of a r
 import contextlib
 import fcntl
 import os
-import pickle
 import re
 import shutil
 import time
@@ -21,9 +20,10 @@ from torch import Tensor, nn, optim
 
 from kantor.config import Adam, Training
 from kantor.errors import InputError
-from kantor.files import explained, whole
+from kantor.files import explained
 from kantor.models.networks import Critic, Generator
 from kantor.models.randomness import stream
+from kantor.models.tensors import read_tensors, write_tensors
 from kantor.progress import log
 
 
@@ -140,8 +140,7 @@ class Checkpoints:
             yield
 
     def save(self, state: State) -> None:
-        with whole(self._path(state.step)) as temporary:
-            torch.save(state.state_dict(), temporary)
+        write_tensors(self._path(state.step), state.state_dict())
         for step in self._steps()[: -self.keep]:
             self._path(step).unlink()
 
@@ -149,9 +148,9 @@ class Checkpoints:
         """Load the latest checkpoint that can be read; False where there is none."""
         for step in reversed(self._steps()):
             try:
-                content = torch.load(self._path(step), map_location="cpu", weights_only=True)
-            except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
-                log.info(f"checkpoint {self._path(step).name} cannot be read ({error}); trying the one before")
+                content = read_tensors(self._path(step), "checkpoint", "resume from the one before")
+            except InputError as error:
+                log.info(str(error))
                 continue
             state.load_state_dict(content)
             state.attempts += 1
