@@ -27,7 +27,7 @@ from kantor.data import dis, readers
 from kantor.data.manifest import FILE_NAME, Column, Dropped, Manifest, Shard, SplitRows
 from kantor.errors import ConfigError, InputError, KantorError
 from kantor.expressions import Expression
-from kantor.files import explained, whole
+from kantor.files import explained, sync_directory, whole
 from kantor.progress import Progress, log
 from kantor.ranks import Ranks
 
@@ -410,6 +410,7 @@ def _publish(manifest: Manifest, drafts: Sequence[Shard], out: Path) -> None:
             for draft, shard in zip(drafts, manifest.shards, strict=True):
                 (unfinished / draft.file).rename(out / shard.file)
             (unfinished / FILE_NAME).rename(out / FILE_NAME)
+            sync_directory(out)
         except BaseException:
             _remove_shards(out)
             raise
