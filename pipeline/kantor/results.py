@@ -183,3 +183,49 @@ class Comparison(Result):
     checksums: dict[str, str] = Field(default={}, description="file name -> sha256 of the model and of each shard")
     config: dict[str, object] = Field(description="settings of the comparison, defaults filled in")
     provenance: Provenance
+
+
+# ------------------------------------------------------------------------------------------------------------- report
+
+
+class ReportRow(Result):
+    """One statistic of one training: a line of summary.csv. Over several seeds it is the mean and its error."""
+
+    dataset: str
+    training: str
+    seeds: list[int]
+    statistic: str = Field(description="short name, as in Measurement")
+    label: str
+    observable: str | None = None
+    unit: str = ""
+    value: Number
+    low: Number
+    high: Number
+    interval: str = Field(description="what low and high are: a confidence level, or the standard error over seeds")
+    reference: Number = Field(description="truth against truth at the same size")
+    reference_low: Number
+    reference_high: Number
+    p_value: float | None = Field(default=None, description="over several seeds, the smallest times their number")
+    level: Literal["good", "fair", "poor"] | None = Field(description="how the value stands to the reference")
+    verdict: str = Field(description="the same in words")
+
+
+class ReportModel(Result):
+    """One training, with means over its seeds."""
+
+    dataset: str
+    training: str
+    objective: str
+    seeds: list[int]
+    rows: int = Field(description="rows of each compared sample")
+    training_seconds: float
+    validation_seconds: float
+    generation_rate: float = Field(description="events generated per second on one core [1/s]")
+
+
+class Report(Result):
+    """report.json: everything the page's tables say."""
+
+    title: str
+    models: list[ReportModel]
+    rows: list[ReportRow]

@@ -19,12 +19,14 @@ import h5py
 import hist
 import numpy as np
 
+from kantor.errors import InputError
 from kantor.files import whole
 from kantor.validation.observables import Observable
 from kantor.validation.statistics import Weights, weighted_quantiles
 
 _QUANTILES = [0.001, 0.999]
 _MARGIN = 0.05
+_ATTRIBUTES = ("label", "unit", "kind", "scale")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +78,10 @@ class Figures:
             InputError: the file cannot be written.
         """
         with whole(path) as temporary, h5py.File(temporary, "w") as file:
+            groups = file.create_group("observables", track_order=True)
             for histogram in self.histograms:
-                group = file.create_group(f"observables/{histogram.observable.name}", track_order=True)
-                for name in ("label", "unit", "kind", "scale"):
+                group = groups.create_group(histogram.observable.name)
+                for name in _ATTRIBUTES:
                     group.attrs[name] = getattr(histogram.observable, name)
                 for name in ("edges", "truth", "generated"):
                     group[name] = getattr(histogram, name)
@@ -90,6 +93,55 @@ class Figures:
                 group.attrs["x"], group.attrs["y"] = self.plane.x, self.plane.y
                 for name in ("x_edges", "y_edges", "truth", "generated"):
                     group[name] = getattr(self.plane, name)
+
+    @classmethod
+    def read(cls, path: Path) -> "Figures":
+        """Read validation.h5.
+
+        Raises:
+            InputError: the file is missing or damaged.
+        """
+        try:
+            with h5py.File(path, "r") as file:
+                return cls(_read_histograms(file), _read_correlations(file), _read_plane(file))
+        except (OSError, KeyError) as error:
+            raise InputError(f"cannot be read: {error}", where=path, cure="run kantor validate again") from error
+
+
+def _read_histograms(file: h5py.File) -> list[Histogram]:
+    groups = _group(file, "observables")
+    return [
+        Histogram(
+            Observable(name, **{key: str(_group(groups, name).attrs[key]) for key in _ATTRIBUTES}),  # pyright: ignore[reportArgumentType]
+            *(_array(groups, f"{name}/{part}") for part in ("edges", "truth", "generated")),
+        )
+        for name in groups
+    ]
+
+
+def _read_correlations(file: h5py.File) -> Correlations:
+    names = [str(name) for name in np.asarray(_group(file, "correlations").attrs["names"])]
+    return Correlations(names, *(_array(file, f"correlations/{part}") for part in ("truth", "generated")))
+
+
+def _read_plane(file: h5py.File) -> Plane | None:
+    if "plane" not in file:
+        return None
+    group = _group(file, "plane")
+    arrays = (_array(group, name) for name in ("x_edges", "y_edges", "truth", "generated"))
+    return Plane(str(group.attrs["x"]), str(group.attrs["y"]), *arrays)
+
+
+def _group(parent: h5py.Group, name: str) -> h5py.Group:
+    group = parent[name]
+    assert isinstance(group, h5py.Group)
+    return group
+
+
+def _array(parent: h5py.Group, name: str) -> np.ndarray:
+    dataset = parent[name]
+    assert isinstance(dataset, h5py.Dataset)
+    return dataset[()]
 
 
 def edges_of(observable: Observable, truth: np.ndarray, weights: Weights, bins: int) -> np.ndarray:

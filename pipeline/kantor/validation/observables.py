@@ -20,7 +20,7 @@ MOMENTA = ("px", "py", "pz")
 class Observable:
     """One quantity and how it is compared.
 
-    label: what axes and tables call it. unit: empty where there is none. kind: a staged feature, or derived from
+    label: what axes and tables call it; `_` begins a subscript. unit: empty where there is none. kind: a staged feature, or derived from
     them. scale: `log` quantities are compared as log10 and binned evenly in it.
     """
 
@@ -77,7 +77,9 @@ class Observables:
                 where=where,
                 cure="name the features px, py, pz [GeV], or leave out 'physics'",
             )
-        features = [Observable(column.name, column.name, column.unit, "feature") for column in manifest.features]
+        features = [
+            Observable(column.name, self._label(column.name), column.unit, "feature") for column in manifest.features
+        ]
         derived = [] if self.physics is None else list(_DIS)
         own = [Observable(name, name, "", "derived") for name in self._expressions]
         # A user's expression replaces what has the same name.
@@ -92,6 +94,9 @@ class Observables:
             own = {name: np.broadcast_to(text(columns, np), sample.rows) for name, text in self._expressions.items()}
         columns |= own
         return {observable.name: columns[observable.name] for observable in self.all}
+
+    def _label(self, name: str) -> str:
+        return f"p_{name[1]}" if self.physics is not None and name in MOMENTA else name
 
     def kinematics(self, sample: Sample) -> dis.Kinematics:
         assert self.physics is not None
