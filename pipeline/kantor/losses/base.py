@@ -39,6 +39,12 @@ class Objective(Protocol):
     outputs: int
     """Dimension O of the critic's output."""
 
+    output_bias: bool
+    """Whether the losses feel a constant added to the critic's output.
+
+    Where they do not, its gradient is rounding noise, which Adam scales up: the critic then has no such bias.
+    """
+
     def critic_loss(self, critic: nn.Module, batch: Batch) -> CriticLoss: ...
 
     def generator_loss(self, critic: nn.Module, batch: Batch) -> Tensor: ...

@@ -20,6 +20,8 @@ class CramerEnergy:
     The penalty acts on f(x) = |h(x)-h(g2)| - |h(x)-h(r2)| between r1 and g1. Weights are those of pairs, w = w1 w2.
     """
 
+    output_bias = False
+
     def __init__(self, settings: config.Cramer) -> None:
         self.settings, self.outputs = settings, settings.embedding
 
@@ -45,6 +47,8 @@ class CramerSurrogate:
     f(x) = |h(x)-h(x~')| - |h(x)|;  L_C = -(E f(x) - E f(x~)) + lambda GP;
     L_G = E|h(x)-h(x~)| + E|h(x)-h(x~')| - E|h(x~)-h(x~')|.
     """
+
+    output_bias = True
 
     def __init__(self, settings: config.Cramer) -> None:
         self.settings, self.outputs = settings, settings.embedding

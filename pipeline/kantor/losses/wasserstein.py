@@ -13,6 +13,7 @@ class WganGp:
     """L_C = E f(x~) - E f(x) + lambda GP;  L_G = -E f(x~)."""
 
     outputs = 1
+    output_bias = False
 
     def __init__(self, settings: config.WganGp) -> None:
         self.settings = settings

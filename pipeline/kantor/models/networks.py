@@ -19,7 +19,7 @@ _ACTIVATIONS: dict[str, Callable[[Network], nn.Module]] = {
 }
 
 
-def perceptron(inputs: int, outputs: int, network: Network) -> nn.Sequential:
+def perceptron(inputs: int, outputs: int, network: Network, *, output_bias: bool = True) -> nn.Sequential:
     """Linear layers with the activation, and the norm if asked for, between them."""
     layers: list[nn.Module] = []
     width = inputs
@@ -29,7 +29,7 @@ def perceptron(inputs: int, outputs: int, network: Network) -> nn.Sequential:
             layers.append(nn.LayerNorm(network.width))
         layers.append(_ACTIVATIONS[network.activation](network))
         width = network.width
-    layers.append(nn.Linear(width, outputs))
+    layers.append(nn.Linear(width, outputs, bias=output_bias))
     return nn.Sequential(*layers)
 
 
@@ -48,9 +48,11 @@ class Generator(nn.Module):
 class Critic(nn.Module):
     """(x (B, D), c (B, C)) -> (B, O): O = 1 for a Wasserstein critic, the embedding for a Cramér critic."""
 
-    def __init__(self, network: Network, conditions: int, features: int, outputs: int) -> None:
+    def __init__(
+        self, network: Network, conditions: int, features: int, outputs: int, *, output_bias: bool = True
+    ) -> None:
         super().__init__()
-        self.layers = perceptron(features + conditions, outputs, network)
+        self.layers = perceptron(features + conditions, outputs, network, output_bias=output_bias)
 
     def forward(self, x_BD: Tensor, c_BC: Tensor) -> Tensor:
         return self.layers(torch.cat([x_BD, c_BC], dim=-1))

@@ -83,7 +83,7 @@ def assemble(settings: Training, seed: int, manifest_path: Path, device: torch.d
         features=x_ND.shape[1],
         critic_features=rows.real.shape[1],
         conditions=c_NC.shape[1],
-        outputs=objective.outputs,
+        objective=objective,
         seed=seed,
         device=device,
     )

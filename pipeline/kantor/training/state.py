@@ -21,6 +21,7 @@ from torch import Tensor, nn, optim
 from kantor.config import Adam, Training
 from kantor.errors import InputError
 from kantor.files import explained
+from kantor.losses import Objective
 from kantor.models.networks import Critic, Generator
 from kantor.models.randomness import stream
 from kantor.models.tensors import read_tensors, write_tensors
@@ -60,7 +61,7 @@ class State:
         features: int,
         critic_features: int,
         conditions: int,
-        outputs: int,
+        objective: Objective,
         seed: int,
         device: torch.device | str = "cpu",
     ) -> "State":
@@ -68,7 +69,9 @@ class State:
         with torch.random.fork_rng():
             torch.manual_seed(stream(seed, "initialise", 0).initial_seed())
             generator = Generator(settings.generator, conditions, features)
-            critic = Critic(settings.critic, conditions, critic_features, outputs)
+            critic = Critic(
+                settings.critic, conditions, critic_features, objective.outputs, output_bias=objective.output_bias
+            )
         dtype = getattr(torch, settings.precision)
         generator.to(device, dtype)
         critic.to(device, dtype)
