@@ -206,6 +206,7 @@ class ReportRow(Result):
     reference_low: Number
     reference_high: Number
     p_value: float | None = Field(default=None, description="over several seeds, the smallest times their number")
+    better: Literal["low", "high", "half", "reference"] = Field(description="as in Measurement")
     level: Literal["good", "fair", "poor"] | None = Field(description="how the value stands to the reference")
     verdict: str = Field(description="the same in words")
 
