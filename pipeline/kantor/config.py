@@ -375,10 +375,7 @@ class _UniqueKeys(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value if not key.tag.endswith(":merge")]
         twice = {str(key) for key in keys if keys.count(key) > 1}
         if twice:
-            raise ConfigError(
-                f"the key '{min(twice)}' stands twice{node.start_mark}".replace("\n", " "),
-                cure="remove one of them",
-            )
+            raise yaml.constructor.ConstructorError(None, None, f"the key '{min(twice)}' stands twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
 

@@ -1,0 +1,141 @@
+"""Real Ray Train: two workers, killed workers and drivers, bad input, stopping in time."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from kantor.config import Training
+from kantor.models.bundle import Bundle
+from kantor.results import TrainingRun
+from kantor.training.worker import read_rows
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+
+
+@pytest.fixture(scope="module")
+def settings(small_training: Training) -> Training:
+    return small_training.model_copy(
+        update={"steps": 400, "log_every": 10, "checkpoint_every": 50, "evaluate_every": 200, "precision": "float64"}
+    )
+
+
+@pytest.fixture(scope="module")
+def straight(settings: Training, weighted_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted training."""
+    out = tmp_path_factory.mktemp("straight")
+    process = start(settings, weighted_manifest, out)
+    assert process.wait(timeout=300) == 0, output(out)
+    return out
+
+
+def start(settings: Training, manifest: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "kantor.cli", "train", "--training", "small", "--settings", settings.canonical()]
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "output.txt").open("ab") as file:
+        return subprocess.Popen(
+            [*command, "--manifest", str(manifest), "--out", str(out), *more], stdout=file, stderr=subprocess.STDOUT
+        )
+
+
+def output(out: Path) -> str:
+    return (out / "output.txt").read_text()
+
+
+def wait_for_step(process: subprocess.Popen[bytes], out: Path, step: int) -> None:
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        assert process.poll() is None, output(out)
+        for metrics in out.glob(".checkpoints/*/metrics.jsonl"):
+            rows = read_rows(metrics)
+            if rows and rows[-1].step >= step:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"step {step} was not reached: {output(out)}")
+
+
+def workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    family = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in family if "RayTrainWorker" in " ".join(child.cmdline())]
+
+
+def assert_same_model(a: Path, b: Path) -> None:
+    first, second = (Bundle.load(path / "model.pt").generator.state_dict() for path in (a, b))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert [row.step for row in read_rows(a / "metrics.jsonl")] == [row.step for row in read_rows(b / "metrics.jsonl")]
+
+
+def test_two_workers_train_a_model(straight: Path) -> None:
+    run = TrainingRun.read(straight / "run.json")
+    assert (run.workers, run.steps, run.attempts) == (2, 400, 1)
+    assert not (straight / ".checkpoints").exists()
+    assert "critic distance" in output(straight)
+
+
+def test_a_killed_worker_is_started_again(
+    straight: Path, settings: Training, weighted_manifest: Path, tmp_path: Path
+) -> None:
+    process = start(settings, weighted_manifest, tmp_path)
+    wait_for_step(process, tmp_path, 60)
+    os.kill(workers(process)[0].pid, signal.SIGKILL)
+    assert process.wait(timeout=300) == 0, output(tmp_path)
+    assert TrainingRun.read(tmp_path / "run.json").attempts >= 2
+    assert_same_model(straight, tmp_path)
+
+
+def test_a_killed_driver_is_resumed_by_the_next_run(
+    straight: Path, settings: Training, weighted_manifest: Path, tmp_path: Path
+) -> None:
+    process = start(settings, weighted_manifest, tmp_path)
+    wait_for_step(process, tmp_path, 60)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    again = start(settings, weighted_manifest, tmp_path)
+    assert again.wait(timeout=300) == 0, output(tmp_path)
+    assert TrainingRun.read(tmp_path / "run.json").attempts >= 2
+    assert_same_model(straight, tmp_path)
+
+
+def test_sigterm_saves_a_checkpoint_and_ends_with_75(
+    straight: Path, settings: Training, weighted_manifest: Path, tmp_path: Path
+) -> None:
+    process = start(settings, weighted_manifest, tmp_path)
+    wait_for_step(process, tmp_path, 10)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 75, output(tmp_path)
+    assert "a checkpoint is saved" in output(tmp_path)
+    assert start(settings, weighted_manifest, tmp_path).wait(timeout=300) == 0, output(tmp_path)
+    assert_same_model(straight, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch": 100_000}, "batch = 100000 is larger than the training split, which has 1200 rows"),
+        ({"batch": 62}, "batch = 62 cannot be shared evenly: 2 workers"),
+        ({"transforms": {"mass": [{"kind": "standardise"}]}}, "'mass' is not a column of dataset 'weighted'"),
+    ],
+    ids=["large batch", "odd batch", "unknown column"],
+)
+def test_bad_input_is_said_before_ray_starts(
+    settings: Training, weighted_manifest: Path, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    began = time.monotonic()
+    wrong = Training.model_validate(settings.model_dump() | change)
+    assert start(wrong, weighted_manifest, tmp_path).wait(timeout=60) == 2
+    assert message in output(tmp_path)
+    assert "starting Ray" not in output(tmp_path)
+    assert not list(tmp_path.glob("*.pt"))
+    assert time.monotonic() - began < 30
+
+
+def test_bad_data_found_by_the_workers_ends_with_2(settings: Training, weighted_manifest: Path, tmp_path: Path) -> None:
+    wrong = Training.model_validate(settings.model_dump() | {"transforms": {"response": [{"kind": "log"}]}})
+    assert start(wrong, weighted_manifest, tmp_path).wait(timeout=300) == 2, output(tmp_path)
+    assert "column 'response': log:" in output(tmp_path)
