@@ -1,0 +1,121 @@
+"""A second run redoes what a change touches, and nothing else."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+Workflow = Any  # conftest's class, which an importlib-mode test cannot import
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workflow")]
+EVERYTHING = Counter(
+    ["stage:dis", "stage:other", "train:wgan_gp", "train:cramer", "validate:wgan_gp", "validate:cramer", "gather"]
+)
+
+
+@contextmanager
+def edited(workflow: Workflow, file: str, old: str, new: str) -> Iterator[None]:
+    workflow.edit(file, old, new)
+    yield
+    workflow.edit(file, new, old)
+
+
+@pytest.fixture
+def workflow(finished: Workflow) -> Iterator[Workflow]:
+    yield finished
+    finished.configure()
+
+
+def test_the_first_run_makes_the_report(workflow: Workflow) -> None:
+    results = workflow.directory / "results"
+    for name in ("report/index.html", "report/report.json", "report/summary.csv"):
+        assert (results / name).stat().st_size > 100
+    for log in ("stage/dis.log", "train/wgan_gp/seed1.log", "validate/cramer/seed1.log", "report.log"):
+        assert (results / "logs" / log).exists()
+
+
+def test_a_second_run_does_nothing(workflow: Workflow) -> None:
+    assert workflow.would_run() == Counter()
+
+
+def test_a_training_s_lambda_touches_that_training(workflow: Workflow) -> None:
+    workflow.configure(trainings__wgan_gp__objective__penalty={"weight": 3.0})
+    assert workflow.would_run() == Counter(["train:wgan_gp", "validate:wgan_gp", "gather"])
+
+
+def test_a_dataset_s_seed_touches_what_depends_on_it(workflow: Workflow) -> None:
+    workflow.configure(datasets__other__source__seed=3)
+    assert workflow.would_run() == Counter(["stage:other", "train:cramer", "validate:cramer", "gather"])
+
+
+def test_validation_settings_touch_no_training(workflow: Workflow) -> None:
+    workflow.configure(validation__bins=25)
+    assert workflow.would_run() == Counter(["validate:wgan_gp", "validate:cramer", "gather"])
+
+
+def test_observables_of_one_dataset_touch_its_validation(workflow: Workflow) -> None:
+    workflow.configure(validation__observables={"dis": {"px_py": "px * py"}})
+    assert workflow.would_run() == Counter(["validate:wgan_gp", "gather"])
+
+
+def test_the_title_touches_the_page(workflow: Workflow) -> None:
+    workflow.configure(title="another")
+    assert workflow.would_run() == Counter(["gather"])
+
+
+def test_equal_settings_spelled_differently_touch_nothing(workflow: Workflow) -> None:
+    workflow.configure(trainings__wgan_gp__n_critic=5, datasets__dis__source__electron_energy=50)
+    assert workflow.would_run() == Counter()
+
+
+def test_more_seeds_keep_what_is_there(workflow: Workflow) -> None:
+    assert workflow.would_run("physics") == Counter(["train:wgan_gp", "validate:wgan_gp", "gather"])
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "expected"),
+    [
+        ("pipeline/kantor/data/staging.py", "def _describe(", "def _describe_it(", EVERYTHING),
+        (
+            "pipeline/kantor/training/loop.py",
+            "def _decay(",
+            "def _decay_rate(",
+            Counter(["train:wgan_gp", "train:cramer", "validate:wgan_gp", "validate:cramer", "gather"]),
+        ),
+        (
+            "pipeline/kantor/validation/classifier.py",
+            "import numpy",
+            "import math\nimport numpy",
+            Counter(["validate:wgan_gp", "validate:cramer", "gather"]),
+        ),
+        ("pipeline/kantor/report/summary.py", "def summary_lines", "x = 1\ndef summary_lines", Counter()),
+        ("pipeline/kantor/report/page.py", "def write_report", "x = 1\ndef write_report", Counter(["gather"])),
+    ],
+    ids=["stage", "train", "validate", "summary", "report"],
+)
+def test_a_stage_s_code_touches_it_and_what_follows(
+    workflow: Workflow, file: str, old: str, new: str, expected: Counter[str]
+) -> None:
+    with edited(workflow, file, old, new):
+        assert workflow.would_run() == expected
+
+
+def test_comments_touch_nothing(workflow: Workflow) -> None:
+    with edited(workflow, "pipeline/kantor/training/loop.py", "# Critic: n updates", "# The critic's n updates"):
+        assert workflow.would_run() == Counter()
+
+
+def test_a_wrong_configuration_is_said_before_anything_runs(workflow: Workflow) -> None:
+    workflow.configure(trainings__wgan_gp__stepz=5)
+    done = workflow.snakemake("--dry-run")
+    assert done.returncode != 0
+    assert "trainings.wgan_gp.stepz = 5: unknown key" in done.stderr
+    assert "did you mean 'steps'?" in done.stderr
+
+
+def test_snakemake_s_own_report_holds_the_page(workflow: Workflow) -> None:
+    done = workflow.snakemake("--report", "provenance.zip")
+    assert done.returncode == 0, done.stderr
+    assert (workflow.directory / "provenance.zip").stat().st_size > 10_000
