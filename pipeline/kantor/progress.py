@@ -13,7 +13,9 @@ T = TypeVar("T")
 
 def configure(log_file: Path | None) -> None:
     """Send `log` to stderr, and with times into `log_file`."""
-    log.handlers.clear()
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
     log.setLevel(logging.INFO)
     log.propagate = False
     terminal = logging.StreamHandler(sys.stderr)
