@@ -1,0 +1,1 @@
+"""One page about all models, with the same numbers as JSON and CSV."""

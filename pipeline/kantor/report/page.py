@@ -1,0 +1,204 @@
+"""The report: index.html, one file that can be mailed, and the same numbers as report.json and summary.csv."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from kantor.files import write_text
+from kantor.progress import duration, log
+from kantor.report import figures, verdicts
+from kantor.report.content import Group, Model, ModelFiles, Section, read_sections, summarise
+from kantor.report.numbers import p_value, rate, with_error
+from kantor.report.summary import HEADLINES, agreement, csv_text, is_fraction, shown, shown_reference
+from kantor.results import Report, ReportRow
+
+__all__ = ["ModelFiles", "write_report"]
+
+
+def write_report(title: str, models: Sequence[ModelFiles], out: Path) -> None:
+    """Write out/index.html, out/report.json and out/summary.csv, each whole.
+
+    Args:
+        title: of the page.
+        models: files of every (training, seed); trainings appear in this order.
+
+    Raises:
+        InputError: a file is missing or damaged, models of one dataset were compared with different truth, or the
+            results cannot be written.
+    """
+    sections = read_sections(models)
+    report = summarise(title, sections)
+    page = render(report, sections)
+    report.write(out / "report.json")
+    write_text(out / "summary.csv", csv_text(report))
+    # Last, so that where there is a page there is everything.
+    write_text(out / "index.html", page)
+    log.info(f"report: {out / 'index.html'}")
+
+
+def render(report: Report, sections: Sequence[Section]) -> str:
+    """The page as HTML."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["symbols"] = symbols
+    return environment.get_template("page.html").render(
+        title=report.title,
+        sections=[_section(report, section) for section in sections],
+        verdict_definition=verdicts.DEFINITION,
+    )
+
+
+def symbols(text: str) -> Markup:
+    """Text with its subscripts as HTML: p_T becomes p<sub>T</sub>."""
+    return Markup(re.sub(r"\b(\w)_(\w+)\b", r"<i>\1</i><sub>\2</sub>", str(escape(text))))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One table cell: what it shows, the verdict below it and its level for the colour."""
+
+    text: str
+    note: str = ""
+    level: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One table row: what it is, truth against truth, and a cell for every training."""
+
+    label: str
+    reference: str
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where one model comes from: facts by name, and its configuration as text."""
+
+    name: str
+    facts: Mapping[str, str]
+    checksums: Mapping[str, str]
+    config: str
+
+
+def _section(report: Report, section: Section) -> dict[str, object]:
+    """Everything the template says about one dataset."""
+    rows = {
+        group.training: [row for row in report.rows if (row.dataset, row.training) == (section.dataset, group.training)]
+        for group in section.groups
+    }
+    first = next(iter(rows.values()))
+    laws = [row.statistic for row in first if is_fraction(row) or row.statistic.startswith("azimuth")]
+    comparison = section.comparison
+    seeds = max(len(group.seeds) for group in section.groups)
+    return {
+        "dataset": section.dataset,
+        "rows": f"{comparison.rows:,}",
+        "effective_rows": f"{comparison.effective_rows:,.0f}" if comparison.weighted_means else "",
+        "splits": comparison.config["splits"],
+        "replicas": comparison.config["replicas"],
+        "confidence": next((row.interval for row in first if is_fraction(row)), ""),
+        "seeds": seeds,
+        "names": [group.training for group in section.groups],
+        "colours": [figures.colour(number) for number in range(len(section.groups))],
+        "headlines": [*_lines(rows, [name for name in HEADLINES if name not in laws]), *_facts(section, rows)],
+        "distances": [(name, _lines(rows, [name])) for name in ("w1", "ks")],
+        "laws": _lines(rows, [name for name in laws if name != "undefined"] + ["undefined"]),
+        "distributions": [figures.distribution(section, index) for index in range(len(section.truth.histograms))],
+        "plane": figures.plane(section),
+        "correlations": figures.correlations(section),
+        "learning": figures.learning(section),
+        "weighted_means": _weighted_means(section),
+        "provenance": [_provenance(group, model) for group in section.groups for model in group.models],
+    }
+
+
+def _lines(rows: Mapping[str, Sequence[ReportRow]], statistics: Sequence[str]) -> list[Line]:
+    """One line for each (statistic, observable) that any training has."""
+    by_name = [{(row.statistic, row.observable): row for row in of} for of in rows.values()]
+    names = dict.fromkeys(name for of in by_name for name in of)
+    lines = []
+    for statistic in statistics:
+        for name in names:
+            if name[0] == statistic:
+                example = next(of[name] for of in by_name if name in of)
+                label = f"{example.label} [{example.unit}]" if example.unit else example.label
+                cells = [_cell(of[name]) if name in of else Cell("–") for of in by_name]
+                lines.append(Line(label, shown_reference(example), cells))
+    return lines
+
+
+def _cell(row: ReportRow) -> Cell:
+    note = row.verdict if row.p_value is None else f"{row.verdict}, {p_value(row.p_value)}"
+    return Cell(shown(row), note, row.level or "")
+
+
+def _facts(section: Section, rows: Mapping[str, Sequence[ReportRow]]) -> list[Line]:
+    """What the headline table says besides single statistics."""
+    lines = []
+    broken = [of for of in rows.values() if any(row.statistic == "q2_below_cut" for row in of)]
+    if broken:
+        lines += _lines(rows, ["q2_below_cut", "x_outside"])
+    lines.append(Line("observables as truth, by KS", "", [_agreement(of, "ks") for of in rows.values()]))
+    rates = [[model.comparison.generation_rate for model in group.models] for group in section.groups]
+    lines.append(
+        Line("generation, events per second and core", "", [Cell(rate(sum(each) / len(each))) for each in rates])
+    )
+    times = [[model.run.seconds for model in group.models] for group in section.groups]
+    lines.append(Line("training time", "", [Cell(duration(sum(each) / len(each))) for each in times]))
+    return lines
+
+
+def _agreement(rows: Sequence[ReportRow], statistic: str) -> Cell:
+    text, _, note = agreement(rows, statistic).partition(", ")
+    return Cell(text, note)
+
+
+def _weighted_means(section: Section) -> list[tuple[str, list[str]]]:
+    """Observable, and its weighted mean under each policy for signed weights."""
+    means = section.comparison.weighted_means
+    if not means:
+        return []
+    policies = ("keep", "clip", "drop")
+    labels = {each.observable.name: each.observable.label for each in section.truth.histograms}
+    return [
+        (labels.get(name, name), [with_error(means[policy][name], 0.0) for policy in policies])
+        for name in means["keep"]
+    ]
+
+
+def _provenance(group: Group, model: Model) -> Provenance:
+    run, comparison = model.run, model.comparison
+    where = run.provenance
+    facts = {
+        "trained": f"{run.steps:,} generator updates in {duration(run.seconds)} on {run.workers} worker(s), "
+        f"{run.attempts} attempt(s)",
+        "kept": "last step" if run.best_step is None else f"step {run.best_step:,}, the least energy distance",
+        "training rows": f"{run.rows:,} (effective {run.effective_rows:,.0f})",
+        "parameters": ", ".join(f"{name} {number:,}" for name, number in run.parameters.items()),
+        "validated": f"in {duration(comparison.seconds)} on {comparison.ranks} rank(s)",
+        "host": f"{where.host}, {where.platform}, {where.cpus} CPUs"
+        + (f", {', '.join(where.devices)}" if where.devices else ""),
+        "versions": ", ".join(
+            f"{name} {version}" for name, version in {"python": where.python, **where.versions}.items()
+        ),
+        "code fingerprint": run.fingerprint,
+    }
+    if where.slurm:
+        facts["SLURM"] = ", ".join(f"{name}={value}" for name, value in where.slurm.items())
+    return Provenance(
+        name=f"{group.training}, seed {run.seed}",
+        facts=facts,
+        checksums=comparison.checksums,
+        config=json.dumps({"training": run.config, "validation": comparison.config}, indent=2, ensure_ascii=False),
+    )

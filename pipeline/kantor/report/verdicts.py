@@ -1,0 +1,62 @@
+"""How a value stands to its truth-against-truth reference, in words; `DEFINITION` is what the page says about it."""
+
+from typing import Literal
+
+from kantor.results import Measurement
+
+Level = Literal["good", "fair", "poor"]
+Verdict = tuple[Level | None, str]
+
+DEFINITION = (
+    "“as truth”: within two standard deviations (value and reference combined) of what two truth samples give, or, for "
+    "fractions, with overlapping intervals. Otherwise the cell says how far off it is: distances as a multiple of "
+    "truth against truth, amber below three times; the energy distance, which is quadratic in a shift, as a multiple "
+    "of its truth-against-truth spread, amber below ten; the AUC amber below 0.6; fractions amber below one "
+    "percentage point; the azimuth by its p-value, amber down to 0.001."
+)
+
+
+def verdict(found: Measurement) -> Verdict:
+    """The verdict on one measurement."""
+    if found.value != found.value:
+        return None, "not known"
+    if found.statistic.startswith("azimuth"):
+        return _azimuth(found.p_value)
+    if found.better == "reference":
+        return _fraction(found)
+    error, spread = (found.high - found.low) / 2, (found.reference_high - found.reference_low) / 2
+    combined = (error**2 + spread**2) ** 0.5
+    if found.value - found.reference <= 2 * combined:
+        return "good", "as truth"
+    if found.statistic == "c2st_auc":
+        return _area(found.value)
+    if found.statistic == "energy_distance":
+        return _multiple(found.value, spread, 10, "the spread of truth")
+    return _multiple(found.value, found.reference, 3, "truth")
+
+
+def _azimuth(p_value: float | None) -> Verdict:
+    if p_value is None:
+        return None, "not known"
+    if p_value >= 0.05:
+        return "good", "uniform"
+    return ("fair", "barely uniform") if p_value >= 0.001 else ("poor", "not uniform")
+
+
+def _fraction(found: Measurement) -> Verdict:
+    if found.low <= found.reference_high and found.high >= found.reference_low:
+        return "good", "as truth"
+    word = "more" if found.value > found.reference else "fewer"
+    return ("fair" if abs(found.value - found.reference) < 0.01 else "poor"), f"{word} than truth"
+
+
+def _area(value: float) -> Verdict:
+    if value < 0.6:
+        return "fair", "slightly told apart"
+    return "poor", "told apart" if value < 0.8 else "easily told apart"
+
+
+def _multiple(value: float, of: float, limit: float, what: str) -> Verdict:
+    ratio = value / of if of > 0 else float("inf")
+    shown = f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"
+    return ("fair" if ratio < limit else "poor"), f"{shown} × {what}"
