@@ -44,7 +44,7 @@ def launch(job: Job) -> None:
     for left_over in (job.stop_request, job.failure):
         left_over.unlink(missing_ok=True)
     log.info(f"training {job.name}, seed {job.seed}: starting Ray with {job.workers} workers")
-    with _stop_on_signal(job.stop_request), _progress(job):
+    with _progress(job):
         _fit(job)
     Checkpoints(job.checkpoints, job.settings.keep_checkpoints).remove()
 
@@ -76,7 +76,9 @@ def _fit(job: Job) -> None:
             ),
         )
         try:
-            trainer.fit()
+            # Entered only now: ray.init puts handlers of its own in place.
+            with _stop_on_signal(job.stop_request):
+                trainer.fit()
         except Exception as error:
             raise TrainingError(
                 f"Ray Train gave up after {_RESTARTS} restarts: {error}",

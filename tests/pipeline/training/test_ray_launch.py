@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 @pytest.fixture(scope="module")
 def settings(small_training: Training) -> Training:
     return small_training.model_copy(
-        update={"steps": 400, "log_every": 10, "checkpoint_every": 50, "evaluate_every": 200, "precision": "float64"}
+        update={"steps": 200, "log_every": 10, "checkpoint_every": 50, "evaluate_every": 100, "precision": "float64"}
     )
 
 
@@ -73,7 +73,7 @@ def assert_same_model(a: Path, b: Path) -> None:
 
 def test_two_workers_train_a_model(straight: Path) -> None:
     run = TrainingRun.read(straight / "run.json")
-    assert (run.workers, run.steps, run.attempts) == (2, 400, 1)
+    assert (run.workers, run.steps, run.attempts) == (2, 200, 1)
     assert not (straight / ".checkpoints").exists()
     assert "critic distance" in output(straight)
 
