@@ -9,7 +9,9 @@ from pathlib import Path
 import kantor.config
 
 # Rules find `kantor` and `mpiexec` where this Snakemake is installed, without an activated environment.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+os.environ["PATH"] = os.pathsep.join(
+    [str(Path(sys.executable).parent), os.environ["PATH"]]
+)
 
 try:
     CONFIG = kantor.config.parse(
@@ -32,7 +34,9 @@ wildcard_constraints:
 
 def manifest(wildcards):
     """The manifest of the dataset that a training uses."""
-    return f"<results>/data/{CONFIG.trainings[wildcards.training].dataset}/manifest.json"
+    return (
+        f"<results>/data/{CONFIG.trainings[wildcards.training].dataset}/manifest.json"
+    )
 
 
 def models(wildcards):

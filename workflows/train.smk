@@ -10,13 +10,13 @@ rule train:
         "<logs>/train/{training}/seed{seed}.log",
     benchmark:
         "<benchmarks>/train/{training}/seed{seed}.jsonl"
+    threads: 2
+    resources:
+        worker_threads=1,
     params:
         settings=lambda wildcards: CONFIG.trainings[wildcards.training].canonical(),
         code=CODE["train"],
         out=lambda wildcards, output: Path(output.model).parent,
-    threads: 2
-    resources:
-        worker_threads=1,
     shell:
         "kantor train --training {wildcards.training} --seed {wildcards.seed} --settings {params.settings:q}"
         " --manifest {input:q} --out {params.out:q}"

@@ -16,6 +16,10 @@ rule validate:
         "<logs>/validate/{training}/seed{seed}.log",
     benchmark:
         "<benchmarks>/validate/{training}/seed{seed}.jsonl"
+    threads: 2
+    resources:
+        mpi="mpiexec",
+        tasks=2,
     params:
         settings=lambda wildcards: CONFIG.validation.for_dataset(
             CONFIG.trainings[wildcards.training].dataset
@@ -26,10 +30,6 @@ rule validate:
         expect=lambda wildcards, resources: (
             f"--expect-ranks {resources.tasks}" if ranks(wildcards, resources) else ""
         ),
-    threads: 2
-    resources:
-        mpi="mpiexec",
-        tasks=2,
     shell:
         "{params.ranks} kantor validate --settings {params.settings:q} --model {input.model:q}"
         " --manifest {input.manifest:q} --out {params.out:q} {params.expect} --log {log:q}"

@@ -78,7 +78,8 @@ def _validate(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from kantor.report.page import ModelFiles, write_report
+    from kantor.report.content import ModelFiles
+    from kantor.report.page import write_report
 
     models = [
         ModelFiles.of(model, validation) for model, validation in zip(options.models, options.validations, strict=True)
