@@ -7,6 +7,7 @@ area under the ROC curve: pooling folds instead rejects true hypotheses too ofte
 import numpy as np
 from scipy import stats
 from sklearn.ensemble import HistGradientBoostingClassifier
+from threadpoolctl import threadpool_limits
 
 from kantor.validation.statistics import Estimate, Weights
 
@@ -38,10 +39,12 @@ def classifier_test(
         pair = [_ones(weight_x, len(x))[x_fit], _ones(weight_y, len(y))[y_fit]]
         # Equal sums for both classes, as the area does not depend on them but the fit does.
         weights = np.concatenate([np.maximum(w, 0) / np.maximum(w, 0).sum() * len(w) for w in pair])
-    classifier.fit(np.concatenate([x[x_fit], y[y_fit]]), labels, sample_weight=weights)
+    # Gradients summed by several threads round by their number, and threads that share a core wait for each other.
+    with threadpool_limits(1):
+        classifier.fit(np.concatenate([x[x_fit], y[y_fit]]), labels, sample_weight=weights)
+        scores = [classifier.decision_function(rows) for rows in (x[x_test], y[y_test])]
     return area_under_curve(
-        classifier.decision_function(x[x_test]),
-        classifier.decision_function(y[y_test]),
+        *scores,
         None if weight_x is None else weight_x[x_test],
         None if weight_y is None else weight_y[y_test],
     )

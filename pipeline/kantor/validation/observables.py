@@ -20,8 +20,8 @@ MOMENTA = ("px", "py", "pz")
 class Observable:
     """One quantity and how it is compared.
 
-    label: what axes and tables call it; `_` begins a subscript. unit: empty where there is none. kind: a staged feature, or derived from
-    them. scale: `log` quantities are compared as log10 and binned evenly in it.
+    label: what axes and tables call it; `_` begins a subscript. unit: empty where there is none. kind: a staged
+    feature, or derived from them. scale: `log` quantities are compared as log10 and binned evenly in it.
     """
 
     name: str

@@ -216,9 +216,11 @@ def correlations(columns: np.ndarray, weights: Weights = None) -> np.ndarray:
     w = w / w.sum()
     centred = columns - w @ columns
     covariance = (centred * w[:, None]).T @ centred
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(invalid="ignore"):
         deviation = np.sqrt(np.diag(covariance))
-        return covariance / np.outer(deviation, deviation)
+    # What rounding leaves of a constant column, and the root of a negative signed variance, are no deviations.
+    deviation = np.where(deviation > 1e-12 * np.abs(columns).max(axis=0), deviation, np.nan)
+    return covariance / np.outer(deviation, deviation)
 
 
 def correlation_distance(first: np.ndarray, second: np.ndarray) -> float:
