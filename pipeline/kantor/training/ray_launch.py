@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ def launch(job: Job) -> None:
         TrainingError: the training failed for good.
         Interrupted: stopped with a checkpoint; the same call goes on from there.
     """
+    # Workers run in directories of their own.
+    job = replace(job, manifest=job.manifest.absolute(), out=job.out.absolute())
     manifest = Manifest.read(job.manifest)
     check_columns(job.settings, manifest)
     check_batch(job.settings.batch, manifest.split.train, job.workers)
