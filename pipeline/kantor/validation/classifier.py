@@ -42,9 +42,10 @@ def classifier_test(
     # Gradients summed by several threads round by their number, and threads that share a core wait for each other.
     with threadpool_limits(1):
         classifier.fit(np.concatenate([x[x_fit], y[y_fit]]), labels, sample_weight=weights)
-        scores = [classifier.decision_function(rows) for rows in (x[x_test], y[y_test])]
+        x_score, y_score = (classifier.decision_function(rows) for rows in (x[x_test], y[y_test]))
     return area_under_curve(
-        *scores,
+        x_score,
+        y_score,
         None if weight_x is None else weight_x[x_test],
         None if weight_y is None else weight_y[y_test],
     )

@@ -153,7 +153,10 @@ def _joined(first: Sample, second: Sample) -> Sample:
 
 
 def _weighted_means(observables: Observables, truth: Sample) -> dict[str, dict[str, float]]:
-    """Weighted means of the truth under each policy for signed weights; clip and drop differ in rows, not in means."""
+    """Weighted means of the truth under each policy for signed weights; clip and drop differ in rows, not in means.
+
+    Rows where an observable is not finite are left out of its mean.
+    """
     if truth.weights is None:
         return {}
     policies = {
@@ -161,9 +164,9 @@ def _weighted_means(observables: Observables, truth: Sample) -> dict[str, dict[s
         "clip": np.maximum(truth.weights, 0),
         "drop": np.where(truth.weights < 0, 0, truth.weights),
     }
-    values = observables.values(truth)
+    finite = {name: (values, np.isfinite(values)) for name, values in observables.values(truth).items()}
     return {
-        policy: {name: weighted_mean(of, weights) for name, of in values.items()}
+        policy: {name: weighted_mean(of[rows], weights[rows]) for name, (of, rows) in finite.items() if rows.any()}
         for policy, weights in policies.items()
     }
 

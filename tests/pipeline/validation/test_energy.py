@@ -114,7 +114,7 @@ def test_splits_in_one_pass_are_the_splits(weighted: bool) -> None:
     w = np.ones(1000) if weights is None else weights
     z = standardised(rows, rows, weights)[0].numpy()
     expected = [by_definition(z[half], z[~half], w[half], w[~half]) for half in halves]
-    assert split_distances(rows, weights, halves) == pytest.approx(expected, abs=0.02 * np.std(expected))
+    assert split_distances(rows, weights, halves) == pytest.approx(expected, abs=0.02 * float(np.std(expected)))
 
 
 def test_weights_that_cancel_are_an_error() -> None:

@@ -1,0 +1,268 @@
+"""A comparison from files to files: what it finds, on any number of ranks, and what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from kantor.config import Dataset, Training, Validation
+from kantor.data.manifest import Manifest
+from kantor.data.samples import read_split
+from kantor.data.staging import stage
+from kantor.errors import InputError
+from kantor.models.bundle import Bundle
+from kantor.ranks import Ranks
+from kantor.results import Comparison, Measurement
+from kantor.training.assembly import assemble
+from kantor.validation.compare import validate
+from kantor.validation.histograms import Figures
+
+QUICK = Validation(rows=500, splits=5, replicas=20, bins=10)
+DIS = Training.model_validate(
+    {
+        "dataset": "dis",
+        "transforms": {"pz": [{"kind": "log_distance", "edge": 50.0}, {"kind": "standardise"}]},
+        "generator": {"latent": 4, "width": 16, "depth": 2},
+        "critic": {"width": 16, "depth": 2},
+        "objective": {"kind": "wgan_gp"},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def dis_model(dis_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generator that has learned nothing."""
+    path = tmp_path_factory.mktemp("model") / "model.pt"
+    assemble(DIS, 1, dis_manifest).bundle("untrained", {}).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def weighted_model(weighted_manifest: Path, small_training: Training, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.pt"
+    assemble(small_training, 1, weighted_manifest).bundle("weighted", {}).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def compared(dis_model: Path, dis_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("compared")
+    validate(dis_model, dis_manifest, QUICK, out, Ranks())
+    return out
+
+
+def by_name(comparison: Comparison) -> dict[tuple[str, str | None], Measurement]:
+    return {(found.statistic, found.observable): found for found in comparison.measurements}
+
+
+# ----------------------------------------------------------------------------------------------------- what it finds
+
+
+def test_everything_is_measured_with_uncertainty_and_reference(compared: Path) -> None:
+    comparison = Comparison.read(compared / "metrics.json")
+    found = by_name(comparison)
+    observables = ["px", "py", "pz", "energy", "pt", "theta", "phi", "q2", "x", "y", "w2"]
+    assert {("energy_distance", None), ("c2st_auc", None), ("correlation", None)} <= set(found)
+    assert {(statistic, name) for statistic in ("w1", "ks") for name in observables} <= set(found)
+    assert {name for name, _ in found} >= {"pz_above_beam", "q2_below_cut", "x_outside", "y_outside"}
+    for each in found.values():
+        assert each.low <= each.value <= each.high
+        assert each.low < each.high
+        assert each.reference_low <= each.reference <= each.reference_high
+    assert comparison.rows == comparison.effective_rows == 500
+    assert (comparison.training, comparison.seed, comparison.dataset) == ("untrained", 1, "dis")
+    assert comparison.config["splits"] == 5
+    assert comparison.checksums.keys() >= {"model.pt"}
+    assert comparison.generation_rate > 1000
+
+
+def test_an_untrained_model_is_told_apart_but_obeys_its_transform(compared: Path) -> None:
+    found = by_name(Comparison.read(compared / "metrics.json"))
+    assert found["c2st_auc", None].value > 0.8
+    distance = found["energy_distance", None]
+    assert distance.low > 5 * distance.reference_high
+    assert distance.p_value == pytest.approx(1 / 301)
+    assert (
+        found["q2_below_cut", None].low > found["q2_below_cut", None].reference_high == pytest.approx(0.0074, abs=1e-4)
+    )
+    # log(E_beam - pz) lets no electron overtake the beam.
+    assert found["pz_above_beam", None].value == 0
+    assert found["w1", "q2"].unit == "decades"
+
+
+def test_a_perfect_model_is_as_truth(dis_manifest: Path, tmp_path: Path, truth_as_model: Callable[..., Path]) -> None:
+    found = by_name(validate(truth_as_model("train"), dis_manifest, QUICK, tmp_path, Ranks()))
+    joint = [found[name, None] for name in ("energy_distance", "c2st_auc")]
+    assert all(each.p_value is not None and each.p_value > 0.01 for each in joint)
+    for each in found.values():
+        spread = np.hypot(each.high - each.low, each.reference_high - each.reference_low) / 2
+        assert each.value - each.reference < 4 * spread
+
+
+def test_a_small_shift_is_seen_where_it_is(
+    dis_manifest: Path, tmp_path: Path, truth_as_model: Callable[..., Path]
+) -> None:
+    model = truth_as_model("train", lambda rows: rows * np.array([1, 1.5, 1]))
+    found = by_name(validate(model, dis_manifest, QUICK, tmp_path, Ranks()))
+    assert (found["ks", "py"].p_value or 0) < 0.01 < (found["ks", "px"].p_value or 0)
+    assert found["w1", "py"].low > found["w1", "py"].reference_high
+
+
+@pytest.fixture
+def truth_as_model(dis_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """A stand-in for a model: it generates true events of another split, perhaps changed."""
+
+    def make(split: str, change: Callable[[np.ndarray], np.ndarray] = lambda rows: rows) -> Path:
+        features = change(read_split(dis_manifest, split).features).astype(np.float32)  # type: ignore[arg-type]
+        real = assemble(DIS, 1, dis_manifest).bundle("truth", {})
+
+        def generate(self: Bundle, rows: int, conditions: np.ndarray, *, seed: int, start: int = 0) -> np.ndarray:
+            return features[start : start + rows]
+
+        monkeypatch.setattr(Bundle, "generate", generate)
+        real.save(tmp_path / "model.pt")
+        return tmp_path / "model.pt"
+
+    return make
+
+
+def test_figures_come_back_as_they_were(compared: Path) -> None:
+    figures = Figures.read(compared / "validation.h5")
+    by_observable = {each.observable.name: each for each in figures.histograms}
+    assert list(by_observable) == ["px", "py", "pz", "energy", "pt", "theta", "phi", "q2", "x", "y", "w2"]
+    q2 = by_observable["q2"]
+    assert (q2.observable.label, q2.observable.unit, q2.observable.scale) == ("Q²", "GeV²", "log")
+    assert np.allclose(np.diff(np.log10(q2.edges)), np.diff(np.log10(q2.edges))[0])
+    for each in figures.histograms:
+        assert each.truth.shape == each.generated.shape == (2, 12)
+        assert each.truth[0].sum() == 500
+        assert np.array_equal(*each.truth)
+    assert figures.plane is not None
+    assert figures.plane.truth.shape == (10, 10)
+    assert figures.correlations.truth.shape == (11, 11)
+
+
+# ------------------------------------------------------------------------------------------- weights and conditions
+
+
+def test_signed_weights_and_conditions(weighted_model: Path, weighted_manifest: Path, tmp_path: Path) -> None:
+    settings = QUICK.model_copy(
+        update={"observables": {"weighted": {"ratio": "response / momentum", "root": "sqrt(response - 2)"}}}
+    )
+    comparison = validate(weighted_model, weighted_manifest, settings, tmp_path, Ranks())
+    found = by_name(comparison)
+    assert comparison.rows == 200
+    assert comparison.effective_rows < 150
+    assert np.isfinite([each.value for each in found.values()]).all()
+    # The root of a negative number is left out, and counted.
+    undefined = found["undefined", "root"]
+    assert 0 < undefined.reference < 1
+    assert undefined.label == "root not defined"
+    means = comparison.weighted_means
+    assert set(means) == {"keep", "clip", "drop"}
+    assert means["clip"] == means["drop"]
+    assert means["keep"]["response"] != means["clip"]["response"]
+    assert Comparison.read(tmp_path / "metrics.json") == comparison
+
+
+def test_unweighted_data_have_no_policies(compared: Path) -> None:
+    assert Comparison.read(compared / "metrics.json").weighted_means == {}
+
+
+# -------------------------------------------------------------------------------------------------------------- ranks
+
+_ON_RANKS = """
+import sys
+from pathlib import Path
+from kantor.config import Validation, parse
+from kantor.ranks import world
+from kantor.validation.compare import validate
+model, manifest, out = map(Path, sys.argv[1:4])
+validate(model, manifest, parse(Validation, sys.argv[4], ""), out, world(int(sys.argv[5])))
+"""
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_any_number_of_ranks_gives_the_same_bits(
+    size: int, compared: Path, dis_model: Path, dis_manifest: Path, tmp_path: Path
+) -> None:
+    launcher = Path(sys.executable).with_name("mpiexec")
+    if not launcher.exists():
+        pytest.skip("no MPI library from PyPI here")
+    arguments = [dis_model, dis_manifest, tmp_path, QUICK.canonical(), size]
+    # What the caller says about threads must not matter either.
+    environment = os.environ | {"OMP_NUM_THREADS": str(size)}
+    command = [str(launcher), "-n", str(size), sys.executable, "-c", _ON_RANKS, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    alone, together = (json.loads((where / "metrics.json").read_text()) for where in (compared, tmp_path))
+    assert together["measurements"] == alone["measurements"]
+    assert (alone["ranks"], together["ranks"]) == (1, size)
+    assert contents(tmp_path / "validation.h5") == contents(compared / "validation.h5")
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Every array of an HDF5 file as bytes, so that NaN equals NaN."""
+    found: dict[str, bytes] = {}
+    with h5py.File(path, "r") as file:
+        file.visititems(
+            lambda name, each: found.update({name: each[()].tobytes()}) if isinstance(each, h5py.Dataset) else None
+        )
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_another_dataset_is_refused(dis_model: Path, weighted_manifest: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"its features are \(px, py, pz\), those of dataset 'weighted'"):
+        validate(dis_model, weighted_manifest, QUICK, tmp_path, Ranks())
+
+
+def test_a_small_test_split_is_refused(tmp_path: Path, dis_model: Path, dis_manifest: Path) -> None:
+    rng = np.random.default_rng(1)
+    px, py, pz = rng.normal(size=(3, 500))
+    np.savez(tmp_path / "few.npz", px=px, py=py, pz=pz)
+    source = {"kind": "file", "paths": [str(tmp_path / "few.npz")], "features": ["px", "py", "pz"]}
+    stage("few", Dataset.model_validate({"source": source}), tmp_path / "few", Ranks(), processes=1)
+    with pytest.raises(InputError, match="test split has 100 rows; 200 are needed"):
+        validate(dis_model, tmp_path / "few" / "manifest.json", QUICK, tmp_path, Ranks())
+
+
+def test_values_that_are_not_finite_are_counted(
+    dis_manifest: Path, tmp_path: Path, truth_as_model: Callable[..., Path]
+) -> None:
+    model = truth_as_model("train", lambda rows: np.where(np.arange(len(rows))[:, None] < 7, np.nan, rows))
+    with pytest.raises(InputError, match="NaN or infinity in 7 of 500 events"):
+        validate(model, dis_manifest, QUICK, tmp_path, Ranks())
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_a_place_that_cannot_be_written_is_refused_at_once(dis_model: Path, dis_manifest: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot write"):
+        validate(dis_model, dis_manifest, QUICK, tmp_path / "file" / "out", Ranks())
+
+
+def test_physics_needs_momenta(
+    weighted_manifest: Path, weighted_model: Path, tmp_path: Path, dis_manifest: Path
+) -> None:
+    content = Manifest.read(weighted_manifest)
+    wrong = content.model_copy(update={"physics": Manifest.read(dis_manifest).physics})
+    wrong.write(tmp_path / "manifest.json")
+    for shard in content.shards:
+        (tmp_path / shard.file).write_bytes((weighted_manifest.parent / shard.file).read_bytes())
+    with pytest.raises(InputError, match="its physics is 'dis', but it has no feature 'px'"):
+        validate(weighted_model, tmp_path / "manifest.json", QUICK, tmp_path, Ranks())
+
+
+def test_damaged_figures_are_named(tmp_path: Path) -> None:
+    (tmp_path / "validation.h5").write_bytes(b"not HDF5")
+    with pytest.raises(InputError, match=r"validation\.h5: cannot be read"):
+        Figures.read(tmp_path / "validation.h5")
