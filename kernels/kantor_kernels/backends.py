@@ -13,7 +13,7 @@ import torch
 # The module of each backend, relative to the operation's package, and what it needs beside PyTorch.
 _MODULES = {"torch": "tiled", "cpu": "cpu", "triton": "triton"}
 _NEEDS = {"cpu": "numba", "triton": "triton"}
-_OPERATIONS = {"pairwise": ("torch",), "permutation": ("torch",), "gradient_penalty": ("torch",)}
+_OPERATIONS = {"pairwise": ("torch", "cpu"), "permutation": ("torch",), "gradient_penalty": ("torch",)}
 # A plain constant, since torch.compile traces through the choice; looking for a package does not import it.
 _INSTALLED = {name: importlib.util.find_spec(name) is not None for name in _NEEDS.values()}
 

@@ -80,6 +80,7 @@ def self_potential(
     a_BN: Tensor | None,
     family: str,
     constants: Sequence[float],
+    want_rows: bool,
     want_grad: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,6 +88,10 @@ def self_potential(
 
     One operator of its own, because the two halves of dQ/dx are equal: one pass gives value and gradient.
     """
+    if not want_rows and not want_grad:
+        # The value alone takes half the pairs.
+        value_B = _run(backend, "self_value", x_BND, a_BN, family, constants)
+        return value_B, value_B.new_empty(0), x_BND.new_empty(0)
     value_BN, grad_BND = _run(backend, "potential", x_BND, x_BND, a_BN, family, constants, True, want_grad)
     weighted = value_BN if a_BN is None else a_BN * value_BN
     return weighted.sum(-1), value_BN, grad_BND
@@ -109,12 +114,13 @@ def _(x_BND, y_BMD, b_BM, v_BND, w_BMD, family, constants, skip_diagonal, backen
 
 
 @self_potential.register_fake
-def _(x_BND, a_BN, family, constants, want_grad, backend):
+def _(x_BND, a_BN, family, constants, want_rows, want_grad, backend):
     grad_BND = torch.empty_like(x_BND) if want_grad else x_BND.new_empty(0)
     batch_rows = x_BND.shape[:2]
+    rows = batch_rows if want_rows or want_grad else (0,)
     return (
         x_BND.new_empty(batch_rows[:1], dtype=torch.float64),
-        x_BND.new_empty(batch_rows, dtype=torch.float64),
+        x_BND.new_empty(rows, dtype=torch.float64),
         grad_BND,
     )
 
@@ -172,7 +178,7 @@ def _hvp_backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _self_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x_BND, a_BN, family, constants, want_grad, backend = inputs
+    x_BND, a_BN, family, constants, _, want_grad, backend = inputs
     ctx.save_for_backward(x_BND, a_BN, output[1], output[2] if want_grad else None)
     ctx.setting = family, constants
     ctx.backend = backend
@@ -194,7 +200,7 @@ def _self_backward(ctx: Any, scale_B: Tensor, *_: Tensor | None) -> tuple[Tensor
         if again:
             value_BN = potential(x_BND, x_BND, a_BN, family, constants, True, False, ctx.backend)[0]
         by_a = (factor_BN * value_BN).to(a_BN.dtype)
-    return by_x, by_a, None, None, None, None
+    return by_x, by_a, None, None, None, None, None
 
 
 potential.register_autograd(_potential_backward, setup_context=_potential_context)

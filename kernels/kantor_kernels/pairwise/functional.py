@@ -433,7 +433,15 @@ def _cross(sample_x: _Sample, sample_y: _Sample, term: _Term, backend: str) -> T
 def _self(sample: _Sample, x_BND: Tensor, term: _Term, estimator: str, backend: str) -> Tensor:
     """sum_ij a_i a_j k(x_i, x_j), or its U statistic, as (B,) float64."""
     w_BN = sample.weight_flat
-    value_B = autograd.self_potential(x_BND, w_BN, term.family, term.constants, _first_order(x_BND), backend)[0]
+    value_B = autograd.self_potential(
+        x_BND,
+        w_BN,
+        term.family,
+        term.constants,
+        w_BN is not None and _first_order(w_BN),
+        _first_order(x_BND),
+        backend,
+    )[0]
     if estimator == "u":
         return value_B / sample.pair_total
     if term.diagonal is None:

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from kantor_kernels.pairwise import line
+
 DIRECT_FEATURES = 16
 # Below this fraction of |x|^2 + |y|^2 the expanded square has lost ten bits.
 NEAR = 2.0**-10
@@ -34,6 +36,8 @@ def potential(
     want_grad: bool,
 ) -> tuple[Tensor, Tensor]:
     """(U, G): U (B, N) in float64, G (B, N, D) in the dtype of x, or empty when it is not wanted."""
+    if line.applies(x_BND.shape[-1], family, constants):
+        return line.potential(x_BND, y_BMD, b_BM, skip_diagonal)
     tiles = Tiles(x_BND, y_BMD, b_BM, family, constants, skip_diagonal)
     value_BN = x_BND.new_zeros(x_BND.shape[:2], dtype=torch.float64)
     grad_BND = torch.zeros_like(tiles.x, dtype=torch.float64) if want_grad else None
@@ -54,6 +58,8 @@ def grad(
     skip_diagonal: bool,
 ) -> Tensor:
     """G (B, N, D) in the dtype of x."""
+    if line.applies(x_BND.shape[-1], family, constants):
+        return line.potential(x_BND, y_BMD, b_BM, skip_diagonal)[1]
     tiles = Tiles(x_BND, y_BMD, b_BM, family, constants, skip_diagonal)
     grad_BND = torch.zeros_like(tiles.x, dtype=torch.float64)
     for tile in tiles:
@@ -100,6 +106,12 @@ def hvp(
     return turn_BN.to(dtype), bend_BND.to(dtype)
 
 
+def self_value(x_BND: Tensor, a_BN: Tensor | None, family: str, constants: Sequence[float]) -> Tensor:
+    """sum_{i != j} a_i a_j k(x_i, x_j) as (B,) float64."""
+    value_BN = potential(x_BND, x_BND, a_BN, family, constants, True, False)[0]
+    return (value_BN if a_BN is None else a_BN * value_BN).sum(-1)
+
+
 def peak_bytes(batch: int, n: int, m: int, d: int, itemsize: int, device: str) -> int:
     """Estimate of the extra memory of one pass: row sums, centred copies and the buffers of one tile."""
     tile = min(batch * n * m, TILE_ELEMENTS.get(device, TILE_ELEMENTS["cpu"]))
@@ -125,7 +137,7 @@ class Tiles:
         self.raw_x, self.raw_y = x_BND, y_BMD
         if self.expanded:
             # The statistics are translation invariant; centred points keep the matrix product accurate.
-            centre_B1D = _centre(x_BND, y_BMD)
+            centre_B1D = centre(x_BND, y_BMD)
             x_BND, y_BMD = x_BND - centre_B1D, y_BMD - centre_B1D
         self.x, self.y, self.b = x_BND, y_BMD, b_BM
         if self.expanded:
@@ -332,7 +344,8 @@ _PROFILES = {
 }
 
 
-def _centre(x_BND: Tensor, y_BMD: Tensor) -> Tensor:
+def centre(x_BND: Tensor, y_BMD: Tensor) -> Tensor:
+    """The middle between the two samples' means, (B, 1, D)."""
     return (
         (x_BND.mean(1, keepdim=True, dtype=torch.float64) + y_BMD.mean(1, keepdim=True, dtype=torch.float64)) / 2
     ).to(x_BND.dtype)
