@@ -88,9 +88,8 @@ def test_an_untrained_model_is_told_apart_but_obeys_its_transform(compared: Path
     distance = found["energy_distance", None]
     assert distance.low > 5 * distance.reference_high
     assert distance.p_value == pytest.approx(1 / 301)
-    assert (
-        found["q2_below_cut", None].low > found["q2_below_cut", None].reference_high == pytest.approx(0.0074, abs=1e-4)
-    )
+    below_cut = found["q2_below_cut", None]
+    assert below_cut.low > below_cut.reference_high == pytest.approx(0.0074, abs=1e-4)
     # log(E_beam - pz) lets no electron overtake the beam.
     assert found["pz_above_beam", None].value == 0
     assert found["w1", "q2"].unit == "decades"
