@@ -31,8 +31,12 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def canonical(self) -> str:
-        """The section as JSON with every default filled in and keys sorted, so that equal means equal."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """The section as JSON with every default filled in, so that equal means equal.
+
+        Keys stand in the order of the schema; names that a user chose stay in the user's order, which is that of the
+        columns they make.
+        """
+        return json.dumps(self.model_dump(mode="json"), separators=(",", ":"))
 
 
 # ---------------------------------------------------------------------------------------------------------- datasets
