@@ -145,16 +145,19 @@ def _progress(job: Job, every: float = 1.0) -> Iterator[None]:
 
     def watch() -> None:
         progress: Progress | None = None
+        note = ""
         while not done.wait(every):
             rows = read_rows(job.metrics) if job.metrics.exists() else []
             if not rows:
                 continue
-            row = rows[-1]
             if progress is None:
-                progress = Progress(f"training {job.name}, seed {job.seed}", job.settings.steps, done=row.step)
-            evaluated = [r for r in rows if r.energy_distance is not None]
+                progress = Progress(f"training {job.name}, seed {job.seed}", job.settings.steps, done=rows[-1].step)
+            evaluated = [row for row in rows if row.energy_distance is not None]
             distance = f", energy distance {evaluated[-1].energy_distance:.2e}" if evaluated else ""
-            progress.update(row.step, f"(critic distance {row.distance:.3g}{distance})")
+            note = f"(critic distance {rows[-1].distance:.3g}{distance})"
+            progress.update(rows[-1].step, note)
+        if progress is not None:
+            progress.close(note)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

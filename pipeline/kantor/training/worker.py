@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from kantor.data.samples import Sample
 from kantor.errors import Interrupted, TrainingError
-from kantor.files import sha256, whole, write_text
+from kantor.files import explained, sha256, whole, write_text
 from kantor.losses.reduction import joined_mean, joined_sum
 from kantor.models.bundle import Bundle
 from kantor.results import Provenance, TrainingRow, TrainingRun
@@ -111,7 +111,7 @@ class Keeper:
             energy_distance=self._evaluation[0] if evaluated else None,
             energy_distance_error=self._evaluation[1] if evaluated else None,
         )
-        with self._job.metrics.open("a", encoding="utf-8") as file:
+        with explained(self._job.metrics), self._job.metrics.open("a", encoding="utf-8") as file:
             file.write(row.model_dump_json() + "\n")
 
     def _must_stop(self) -> bool:
