@@ -22,6 +22,7 @@ from matplotlib.colors import LogNorm, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
 
 from kantor.report.content import Section
 from kantor.results import TrainingRow
@@ -51,7 +52,6 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "kantor",
     "axes.formatter.limits": (-3, 4),
-    "axes.formatter.use_mathtext": True,
     "axes.unicode_minus": True,
 }
 
@@ -146,8 +146,10 @@ def _finish_distribution(truth: Histogram, panels: tuple[Axes, Axes, Axes], refe
         axes.set_xlabel("")
         if truth.observable.scale == "log":
             axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())
     linear.set_ylim(0, 1.25 * values.max())
     log.set_yscale("log")
+    log.yaxis.set_minor_formatter(NullFormatter())
     log.set_ylim(0.3 * positive.min(), 4 * positive.max())
     linear.set_ylabel("fraction per bin")
     log.set_ylabel("log scale")
@@ -259,8 +261,10 @@ def correlations(section: Section) -> Picture:
 def _matrix(axes: Axes, values: np.ndarray, labels: Sequence[str], reach: float, title: str) -> AxesImage:
     image = axes.imshow(values, vmin=-reach, vmax=reach, cmap="RdBu_r", interpolation="nearest")
     axes.set_title(title)
-    axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7.5)
-    axes.set_yticks(range(len(labels)), labels, fontsize=7.5)
+    # More labels than fit side by side would hide each other.
+    every = range(0, len(labels), 1 + len(labels) // 30)
+    axes.set_xticks(every, [labels[k] for k in every], rotation=90, fontsize=7.5)
+    axes.set_yticks(every, [labels[k] for k in every], fontsize=7.5)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return image
@@ -324,6 +328,7 @@ def _draw_rates(axes: Axes, section: Section) -> None:
         axes.plot(steps, [row.critic_learning_rate for row in curves], **_line(number, 1))
         axes.plot(steps, [row.generator_learning_rate for row in curves], **thin)
     axes.set_title("learning rate (thin: generator's)")
+    axes.ticklabel_format(axis="y", useMathText=True)
     axes.set_ylim(bottom=0)
 
 

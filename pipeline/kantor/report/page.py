@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from kantor.files import write_text
+from kantor.files import explained, write_text
 from kantor.progress import duration, log
 from kantor.report import figures, verdicts
 from kantor.report.content import Group, Model, ModelFiles, Section, read_sections, summarise
@@ -18,6 +18,8 @@ from kantor.report.summary import HEADLINES, agreement, csv_text, is_fraction, s
 from kantor.results import Report, ReportRow
 
 __all__ = ["ModelFiles", "write_report"]
+
+MOST_DISTRIBUTIONS = 24
 
 
 def write_report(title: str, models: Sequence[ModelFiles], out: Path) -> None:
@@ -32,6 +34,8 @@ def write_report(title: str, models: Sequence[ModelFiles], out: Path) -> None:
             results cannot be written.
     """
     sections = read_sections(models)
+    with explained(out):
+        out.mkdir(parents=True, exist_ok=True)
     report = summarise(title, sections)
     page = render(report, sections)
     report.write(out / "report.json")
@@ -99,7 +103,7 @@ def _section(report: Report, section: Section) -> dict[str, object]:
     }
     first = next(iter(rows.values()))
     laws = [row.statistic for row in first if is_fraction(row) or row.statistic.startswith("azimuth")]
-    comparison = section.comparison
+    comparison, drawn = section.comparison, _drawn(section, rows)
     seeds = max(len(group.seeds) for group in section.groups)
     return {
         "dataset": section.dataset,
@@ -114,13 +118,27 @@ def _section(report: Report, section: Section) -> dict[str, object]:
         "headlines": [*_lines(rows, [name for name in HEADLINES if name not in laws]), *_facts(section, rows)],
         "distances": [(name, _lines(rows, [name])) for name in ("w1", "ks")],
         "laws": _lines(rows, [name for name in laws if name != "undefined"] + ["undefined"]),
-        "distributions": [figures.distribution(section, index) for index in range(len(section.truth.histograms))],
+        "distributions": [figures.distribution(section, index) for index in drawn],
+        "omitted": len(section.truth.histograms) - len(drawn),
         "plane": figures.plane(section),
         "correlations": figures.correlations(section),
         "learning": figures.learning(section),
         "weighted_means": _weighted_means(section),
         "provenance": [_provenance(group, model) for group in section.groups for model in group.models],
     }
+
+
+def _drawn(section: Section, rows: Mapping[str, Sequence[ReportRow]]) -> list[int]:
+    """Which observables get a figure: all, or where these are too many for a page those with the largest KS."""
+    names = [each.observable.name for each in section.truth.histograms]
+    if len(names) <= MOST_DISTRIBUTIONS:
+        return list(range(len(names)))
+    worst = dict.fromkeys(names, 0.0)
+    for row in (row for of in rows.values() for row in of):
+        if row.statistic == "ks" and row.observable is not None:
+            worst[row.observable] = max(worst[row.observable], row.value)
+    chosen = sorted(names, key=lambda name: worst[name], reverse=True)[:MOST_DISTRIBUTIONS]
+    return [index for index, name in enumerate(names) if name in chosen]
 
 
 def _lines(rows: Mapping[str, Sequence[ReportRow]], statistics: Sequence[str]) -> list[Line]:
@@ -134,7 +152,8 @@ def _lines(rows: Mapping[str, Sequence[ReportRow]], statistics: Sequence[str]) -
                 example = next(of[name] for of in by_name if name in of)
                 label = f"{example.label} [{example.unit}]" if example.unit else example.label
                 cells = [_cell(of[name]) if name in of else Cell("–") for of in by_name]
-                lines.append(Line(label, shown_reference(example), cells))
+                # Below a heading that names the statistic, the observable is enough.
+                lines.append(Line(label.removeprefix(f"{statistic.upper()} of "), shown_reference(example), cells))
     return lines
 
 

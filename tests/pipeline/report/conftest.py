@@ -1,7 +1,6 @@
 """Results of models, as the stages before the report write them."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 import numpy as np

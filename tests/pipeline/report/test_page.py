@@ -152,6 +152,16 @@ def test_summary_is_a_short_table(report: Path) -> None:
     assert re.search(r"observables as truth \(KS\)\s+0 of 3, worst p_x\s+3 of 3", table)
 
 
+def test_a_page_of_many_observables_draws_the_worst(
+    models: list[ModelFiles], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kantor.report.page.MOST_DISTRIBUTIONS", 2)
+    write_report("Many", models[:1], tmp_path / "report")
+    page = parsed(tmp_path / "report" / "index.html")
+    assert len(page.images) == 5
+    assert "1 more are in validation.h5" in " ".join(page.text)
+
+
 def test_models_and_validations_in_another_order_are_noticed(write: Write, tmp_path: Path) -> None:
     first, second = write("a"), write("b")
     mixed = ModelFiles(first.metrics, first.figures, second.curves, second.run)
