@@ -13,7 +13,7 @@ from kantor.files import explained, write_text
 from kantor.progress import duration, log
 from kantor.report import figures, verdicts
 from kantor.report.content import Group, Model, ModelFiles, Section, read_sections, summarise
-from kantor.report.numbers import p_value, rate, with_error
+from kantor.report.numbers import p_value, rate
 from kantor.report.summary import HEADLINES, agreement, csv_text, is_fraction, shown, shown_reference
 from kantor.results import Report, ReportRow
 
@@ -111,7 +111,8 @@ def _section(report: Report, section: Section) -> dict[str, object]:
         "effective_rows": f"{comparison.effective_rows:,.0f}" if comparison.weighted_means else "",
         "splits": comparison.config["splits"],
         "replicas": comparison.config["replicas"],
-        "confidence": next((row.interval for row in first if is_fraction(row)), ""),
+        "confidence": comparison.config["confidence"],
+        "azimuth": any(name.startswith("azimuth") for name in laws),
         "seeds": seeds,
         "names": [group.training for group in section.groups],
         "colours": [figures.colour(number) for number in range(len(section.groups))],
@@ -190,10 +191,7 @@ def _weighted_means(section: Section) -> list[tuple[str, list[str]]]:
         return []
     policies = ("keep", "clip", "drop")
     labels = {each.observable.name: each.observable.label for each in section.truth.histograms}
-    return [
-        (labels.get(name, name), [with_error(means[policy][name], 0.0) for policy in policies])
-        for name in means["keep"]
-    ]
+    return [(labels.get(name, name), [f"{means[policy][name]:.5g}" for policy in policies]) for name in means["keep"]]
 
 
 def _provenance(group: Group, model: Model) -> Provenance:

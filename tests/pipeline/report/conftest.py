@@ -128,7 +128,7 @@ def comparison(training: str, seed: int, dataset: str, quality: float) -> Compar
         ],
         generation_rate=1.5e6,
         checksums={"model.pt": "ab" * 32, "shard-00000.h5": "cd" * 32},
-        config={"splits": 20, "replicas": 100},
+        config={"splits": 20, "replicas": 100, "confidence": 0.95},
         provenance=Provenance.here(),
     )
 
