@@ -16,11 +16,11 @@ help:
 	@echo "make clean    remove the environment; results stay"
 
 run: .venv/installed
-	@$(BIN)/snakemake
+	@$(BIN)/snakemake --quiet all
 	@$(BIN)/kantor summary results/report
 
 physics: .venv/installed
-	@$(BIN)/snakemake physics
+	@$(BIN)/snakemake --quiet all physics
 	@$(BIN)/kantor summary results/report-physics
 
 test: .venv/tested lint
