@@ -24,7 +24,7 @@ from kantor.training.state import State
 class Maintenance(Protocol):
     """What happens after each generator update: metrics, evaluation, checkpoints, stopping."""
 
-    def __call__(self, state: State, last: "LastUpdate") -> None: ...
+    def __call__(self, state: State, last: "LastUpdate", /) -> None: ...
 
 
 class LastUpdate:
