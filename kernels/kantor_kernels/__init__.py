@@ -19,6 +19,7 @@ from kantor_kernels.pairwise import (
     self_energy,
 )
 from kantor_kernels.permutation import TwoSampleResult, two_sample_test
+from kantor_kernels.sliced import sliced_energy_distance
 
 __all__ = [
     "Energy",
@@ -39,5 +40,6 @@ __all__ = [
     "kernel_potential",
     "mmd",
     "self_energy",
+    "sliced_energy_distance",
     "two_sample_test",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -13,7 +14,8 @@ import torch
 # The module of each backend, relative to the operation's package, and what it needs beside PyTorch.
 _MODULES = {"torch": "tiled", "cpu": "cpu", "triton": "triton"}
 _NEEDS = {"cpu": "numba", "triton": "triton"}
-_OPERATIONS = {"pairwise": ("torch", "cpu"), "permutation": ("torch",), "gradient_penalty": ("torch",)}
+_OPERATIONS = {"pairwise": ("torch", "cpu", "triton"), "permutation": ("torch",), "gradient_penalty": ("torch",)}
+_OPERATIONS["sliced"] = ("torch", "cpu")
 # A plain constant, since torch.compile traces through the choice; looking for a package does not import it.
 _INSTALLED = {name: importlib.util.find_spec(name) is not None for name in _NEEDS.values()}
 
@@ -62,6 +64,8 @@ def choose(operation: str, backend: str, device: torch.device) -> tuple[str, str
         raise ValueError(f"backend {backend!r} of {operation} cannot run: it is not installed")
     if backend == "cpu" and device.type != "cpu":
         raise ValueError(f"backend 'cpu' cannot run on {device.type} tensors")
+    if backend == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(f"backend 'triton' cannot run on {device.type} tensors (TRITON_INTERPRET=1 is for tests)")
     return backend, "asked for"
 
 

@@ -29,6 +29,9 @@ def energy_distance(
     estimator: str = "v",
     yy: Tensor | None = None,
     precision: str = "auto",
+    method: str = "exact",
+    n_slices: int | None = None,
+    generator: torch.Generator | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Energy distance 2 E|x - y|^beta - E|x - x'|^beta - E|y - y'|^beta between two weighted samples.
@@ -47,15 +50,39 @@ def energy_distance(
         estimator: "v" (all pairs) or "u" (without i = j in the self terms: unbiased, may be negative).
         yy: `self_energy(y, weight_y, kernel=Energy(exponent), estimator=...)`, to spare its recomputation.
         precision: "auto" (half in float32, else as given), "float32" or "float64" arithmetic.
-        backend: "auto", "reference", "torch", "cpu" or "triton".
+        method: "exact", or "sliced" for the estimate of `sliced_energy_distance` (differentiable once).
+        n_slices, generator: of the sliced method.
+        backend: "auto", "reference", "torch", "cpu" or "triton" (the last not for "sliced").
 
     Returns:
         (...), float32, or float64 for float64 input; sums are taken in float64.
 
     Raises:
         ValueError: shapes, dtypes or devices disagree, an empty sample, N < 2 with "u", weights that sum to zero,
-            an unknown option, a backend that cannot run.
+            an unknown option, a backend that cannot run, a sliced method with another exponent than 1 or with yy.
     """
+    if method == "sliced":
+        from kantor_kernels.sliced.functional import sliced_energy_distance
+
+        if exponent != 1.0:
+            raise ValueError(f"slicing holds for exponent 1 alone, got {exponent}; use method='exact'")
+        if yy is not None:
+            raise ValueError("yy cannot be reused by the sliced method, which sorts both samples together")
+        return sliced_energy_distance(
+            x,
+            y,
+            weight_x,
+            weight_y,
+            n_slices=n_slices,
+            estimator=estimator,
+            precision=precision,
+            generator=generator,
+            backend=backend,
+        )
+    if method != "exact":
+        raise ValueError(f'method must be "exact" or "sliced", got {method!r}')
+    if n_slices is not None or generator is not None:
+        raise ValueError("n_slices and generator belong to method='sliced'; the exact method draws nothing")
     return mmd(
         x,
         y,
@@ -108,7 +135,7 @@ def mmd(
             raise ValueError("yy cannot be reused with a median bandwidth: it depends on x")
         if yy.shape != x.shape[:-2]:
             raise ValueError(f"yy must have the batch shape {tuple(x.shape[:-2])}, got {tuple(yy.shape)}")
-    chosen, _ = backends.choose("pairwise", backend, x.device)
+    chosen, _ = _choose(backend, x, kernel)
     out = _result_dtype(x)
     if chosen == "reference":
         if estimator == "v" and yy is None:
@@ -159,7 +186,7 @@ def kernel_potential(
     """
     kernel = Energy() if kernel is None else kernel
     sample_x, sample_y = _pair(x, y, None, weight_y, precision, "v", normalise)
-    chosen, _ = backends.choose("pairwise", backend, x.device)
+    chosen, _ = _choose(backend, x, kernel)
     out = _result_dtype(x)
     if chosen == "reference":
         return reference.kernel_potential(
@@ -213,7 +240,7 @@ def self_energy(
     """
     kernel = Energy() if kernel is None else kernel
     sample = _sample("y", y, weight_y, precision, estimator)
-    chosen, _ = backends.choose("pairwise", backend, y.device)
+    chosen, _ = _choose(backend, y, kernel)
     if chosen == "reference":
         return reference.self_energy(sample.points, sample.weight, kernel, estimator).double()
     total_B = 0.0
@@ -244,7 +271,7 @@ def explain(
     """
     kernel = Energy() if kernel is None else kernel
     sample_x, sample_y = _pair(x, y, None, None, "auto", "v")
-    chosen, reason = backends.choose("pairwise", backend, x.device)
+    chosen, reason = _choose(backend, x, kernel)
     batch, n, d = sample_x.flat.shape
     m = sample_y.flat.shape[1]
     bandwidths = getattr(kernel, "bandwidths", None)
@@ -461,6 +488,16 @@ def _reference_mmd(sample_x: _Sample, sample_y: _Sample, kernel: Kernel, estimat
     a = torch.ones_like(potential) if sample_x.weight is None else sample_x.weight
     cross = (a * potential).sum(-1) / a.sum(-1)
     return reference.self_energy(sample_x.points, sample_x.weight, kernel, estimator) + yy - 2 * cross
+
+
+def _choose(backend: str, x: Tensor, kernel: Kernel) -> tuple[str, str]:
+    chosen, reason = backends.choose("pairwise", backend, x.device)
+    if chosen != "triton" or (kernel.radial and x.shape[-1] <= tiled.DIRECT_FEATURES):
+        return chosen, reason
+    limit = f"the Triton kernels are for radial kernels on at most {tiled.DIRECT_FEATURES} features"
+    if backend == "triton":
+        raise ValueError(f"backend 'triton' cannot run: {limit}")
+    return "torch", limit
 
 
 def _first_order(x: Tensor) -> bool:

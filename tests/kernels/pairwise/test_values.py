@@ -84,6 +84,14 @@ def test_awkward_sizes_in_float32(d: int, backend: str, generator) -> None:
             assert_close(f"potential {n}x{m}x{d}", value, expected, baseline=baseline, rtol=2e-7)
 
 
+def test_sizes_on_either_side_of_a_block(backend: str, generator) -> None:
+    for n, m, d in ((1, 1, 2), (511, 3, 2), (513, 5, 3), (2, 259, 16)):
+        x, y = draw(n, d, generator=generator), draw(m, d, generator=generator)
+        with poisoned_memory():
+            value = kernel_potential(x, y, backend=backend)
+        assert_close(f"{n}x{m}x{d}", value, kernel_potential(x, y, backend="reference"), rtol=1e-12)
+
+
 @pytest.mark.parametrize("layout", ["shifted by 1e3", "near duplicates"])
 @pytest.mark.parametrize("d", [3, 8, 64])
 def test_float32_errs_no_more_than_plain_pytorch(kernel: Kernel, layout: str, d: int, backend: str, generator):
