@@ -22,7 +22,7 @@ from matplotlib.colors import LogNorm, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import FixedLocator, NullFormatter
 
 from kantor.report.content import Section
 from kantor.results import TrainingRow
@@ -318,10 +318,13 @@ def _draw_evaluations(axes: Axes, section: Section) -> None:
             kept = [(row.step, row.energy_distance) for row in rows if row.step == model.run.best_step]
             star = {"markersize": 13, "markeredgecolor": "white", "markeredgewidth": 0.8, "zorder": 5}
             axes.plot(*np.array(kept).reshape(-1, 2).T, "*", color=colour(number), **star)
-    axes.set_yscale("log", nonpositive="clip")
+    # Unbiased, so a good generator's values scatter around zero: linear within the errors, logarithmic above.
     positive = [error for error in errors if error > 0]
-    if positive:
-        axes.set_ylim(bottom=0.5 * float(np.median(positive)))
+    threshold = 2 * float(np.median(positive)) if positive else 1e-3
+    axes.set_yscale("symlog", linthresh=threshold, linscale=0.7)
+    decades = 10.0 ** np.arange(np.ceil(np.log10(threshold)), 4)
+    axes.yaxis.set_major_locator(FixedLocator([0, *decades]))
+    axes.axhline(0, color=_GREY, lw=0.8, zorder=0)
     axes.set_title("energy distance to validation split [σ]")
 
 

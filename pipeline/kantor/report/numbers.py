@@ -1,15 +1,16 @@
 """Numbers as people write them: the uncertainty with two digits, the value with as many places."""
 
 import math
+from collections.abc import Iterable
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def with_error(value: float, error: float) -> str:
-    """Such as 0.0521 ± 0.0012, or (2.1 ± 1.8)·10⁻⁴."""
+def with_error(value: float, error: float, power: int | None = None) -> str:
+    """Such as 0.0521 ± 0.0012, or (2.1 ± 1.8)·10⁻⁴; with the power of ten that is given, or a fitting one."""
     if not math.isfinite(value):
         return "–"
-    power = _power(max(abs(value), error if math.isfinite(error) else 0.0))
+    power = common_power([value, error]) if power is None else power
     value, error = value / 10**power, error / 10**power
     places = _places(error if math.isfinite(error) and error > 0 else value)
     text = f"{value:.{places}f}"
@@ -44,8 +45,9 @@ def rate(per_second: float) -> str:
     return f"{per_second:.3g}"
 
 
-def _power(size: float) -> int:
-    """The power of ten to take out of numbers that are unwieldy otherwise."""
+def common_power(numbers: Iterable[float]) -> int:
+    """The power of ten to take out of numbers that are unwieldy otherwise; 0 where they are not."""
+    size = max((abs(number) for number in numbers if math.isfinite(number)), default=0.0)
     if size == 0 or 1e-3 <= size < 1e5:
         return 0
     return math.floor(math.log10(size))

@@ -14,7 +14,7 @@ from kantor.progress import duration, log
 from kantor.report import figures, verdicts
 from kantor.report.content import Group, Model, ModelFiles, Section, read_sections, summarise
 from kantor.report.numbers import p_value, rate
-from kantor.report.summary import HEADLINES, agreement, csv_text, is_fraction, shown, shown_reference
+from kantor.report.summary import HEADLINES, agreement, csv_text, is_fraction, labelled, shown
 from kantor.results import Report, ReportRow
 
 __all__ = ["ModelFiles", "write_report"]
@@ -150,17 +150,18 @@ def _lines(rows: Mapping[str, Sequence[ReportRow]], statistics: Sequence[str]) -
     for statistic in statistics:
         for name in names:
             if name[0] == statistic:
-                example = next(of[name] for of in by_name if name in of)
-                label = f"{example.label} [{example.unit}]" if example.unit else example.label
-                cells = [_cell(of[name]) if name in of else Cell("–") for of in by_name]
+                found = [of[name] for of in by_name if name in of]
+                reference, values = shown(found)
+                filled = map(_cell, found, values)
+                cells = [next(filled) if name in of else Cell("–") for of in by_name]
                 # Below a heading that names the statistic, the observable is enough.
-                lines.append(Line(label.removeprefix(f"{statistic.upper()} of "), shown_reference(example), cells))
+                lines.append(Line(labelled(found[0]).removeprefix(f"{statistic.upper()} of "), reference, cells))
     return lines
 
 
-def _cell(row: ReportRow) -> Cell:
+def _cell(row: ReportRow, text: str) -> Cell:
     note = row.verdict if row.p_value is None else f"{row.verdict}, {p_value(row.p_value)}"
-    return Cell(shown(row), note, row.level or "")
+    return Cell(text, note, row.level or "")
 
 
 def _facts(section: Section, rows: Mapping[str, Sequence[ReportRow]]) -> list[Line]:

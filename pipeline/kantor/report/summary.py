@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kantor.progress import duration
-from kantor.report.numbers import percent, rate, with_error
+from kantor.report.numbers import common_power, percent, rate, with_error
 from kantor.results import Report, ReportModel, ReportRow
 
 COLUMNS = tuple(ReportRow.model_fields)
@@ -44,18 +44,26 @@ def summary_lines(directory: Path) -> list[str]:
     return lines
 
 
-def shown(row: ReportRow) -> str:
-    """Value and uncertainty of a row."""
-    if is_fraction(row):
-        return percent(row.value, row.low, row.high)
-    return with_error(row.value, (row.high - row.low) / 2)
+def shown(rows: Sequence[ReportRow]) -> tuple[str, list[str]]:
+    """Truth against truth, and the value of each row with its uncertainty, all with the same power of ten.
+
+    Args:
+        rows: the same statistic of several trainings.
+    """
+    references = [(row.reference, row.reference_low, row.reference_high) for row in rows[:1]]
+    intervals = [*references, *((row.value, row.low, row.high) for row in rows)]
+    if is_fraction(rows[0]):
+        first, *others = (percent(*each) for each in intervals)
+    else:
+        pairs = [(value, (high - low) / 2) for value, low, high in intervals]
+        power = common_power(value for value, _ in pairs)
+        first, *others = (with_error(*pair, power) for pair in pairs)
+    return first, others
 
 
-def shown_reference(row: ReportRow) -> str:
-    """The truth-against-truth value of a row, with its spread."""
-    if is_fraction(row):
-        return percent(row.reference, row.reference_low, row.reference_high)
-    return with_error(row.reference, (row.reference_high - row.reference_low) / 2)
+def labelled(row: ReportRow) -> str:
+    """What the row is, with its unit."""
+    return f"{row.label} [{row.unit}]" if row.unit else row.label
 
 
 def is_fraction(row: ReportRow) -> bool:
@@ -76,12 +84,11 @@ def _table(models: Sequence[ReportModel], rows: Sequence[ReportRow]) -> list[lis
     mine = {model.training: [row for row in rows if row.training == model.training] for model in models}
     table = [["", "truth vs truth", *mine]]
     for statistic in HEADLINES:
-        found = [next((row for row in of if row.statistic == statistic), None) for of in mine.values()]
-        first = next((row for row in found if row is not None), None)
-        if first is not None:
-            label = f"{first.label} [{first.unit}]" if first.unit else first.label
-            cells = ["–" if row is None else f"{shown(row)}  {row.verdict}" for row in found]
-            table.append([label, shown_reference(first), *cells])
+        found = {name: row for name, of in mine.items() for row in of if row.statistic == statistic}
+        if found:
+            reference, values = shown(list(found.values()))
+            cells = {name: f"{value}  {row.verdict}" for (name, row), value in zip(found.items(), values, strict=True)}
+            table.append([labelled(next(iter(found.values()))), reference, *(cells.get(name, "–") for name in mine)])
     table.append(["observables as truth (KS)", "", *(agreement(of, "ks") for of in mine.values())])
     table.append(["generation, events/s/core", "", *(rate(model.generation_rate) for model in models)])
     table.append(["training time", "", *(duration(model.training_seconds) for model in models)])

@@ -8,8 +8,8 @@ Level = Literal["good", "fair", "poor"]
 Verdict = tuple[Level | None, str]
 
 DEFINITION = (
-    "“as truth”: within two standard deviations (value and reference combined) of what two truth samples give, or, for "
-    "fractions, with overlapping intervals. Otherwise the cell says how far off it is: distances as a multiple of "
+    "“as truth”: p is at least 0.05; without a p-value, the value is at most two spreads above truth vs truth; for "
+    "fractions, the intervals overlap. Otherwise the cell says how far off it is: distances as a multiple of "
     "truth against truth, amber below three times; the energy distance, which is quadratic in a shift, as a multiple "
     "of its truth-against-truth spread, amber below ten; the AUC amber below 0.6; fractions amber below one "
     "percentage point; the azimuth by its p-value, amber down to 0.001."
@@ -24,9 +24,9 @@ def verdict(found: Measurement) -> Verdict:
         return _azimuth(found.p_value)
     if found.better == "reference":
         return _fraction(found)
-    error, spread = (found.high - found.low) / 2, (found.reference_high - found.reference_low) / 2
-    combined = (error**2 + spread**2) ** 0.5
-    if found.value - found.reference <= 2 * combined:
+    spread = (found.reference_high - found.reference_low) / 2
+    beyond = found.value - found.reference > 2 * spread if found.p_value is None else found.p_value < 0.05
+    if not beyond:
         return "good", "as truth"
     if found.statistic == "c2st_auc":
         return _area(found.value)

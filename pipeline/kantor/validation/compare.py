@@ -115,19 +115,17 @@ def _halves(manifest: Path, settings: Validation) -> tuple[Sample, Sample]:
 
 
 def _generate(model: Bundle, like: Sample, seed: int, ranks: Ranks, where: Path) -> tuple[Sample, float]:
-    """Events for the conditions of `like`, and how many rank 0 made per second."""
+    """Events for the conditions of `like`, and how many of the first block were made per second."""
     model.generate(1, like.conditions[:1], seed=seed)  # the first call also sets up what later ones use
-    spent, made = 0.0, 0
 
-    def block(piece: int) -> np.ndarray:
-        nonlocal spent, made
+    def block(piece: int) -> tuple[np.ndarray, float]:
         conditions = like.conditions[piece * _BLOCK : (piece + 1) * _BLOCK]
         began = time.perf_counter()
         events = model.generate(len(conditions), conditions, seed=seed, start=piece * _BLOCK)
-        spent, made = spent + time.perf_counter() - began, made + len(events)
-        return events
+        return events, len(events) / (time.perf_counter() - began)
 
-    features = np.concatenate(ranks.gather(-(-like.rows // _BLOCK), block))
+    blocks = ranks.gather(-(-like.rows // _BLOCK), block)
+    features = np.concatenate([events for events, _ in blocks])
     bad = int((~np.isfinite(features).all(axis=1)).sum())
     if bad:
         raise InputError(
@@ -135,8 +133,7 @@ def _generate(model: Bundle, like: Sample, seed: int, ranks: Ranks, where: Path)
             where=where,
             cure="train again, with a lower learning rate or other transforms; metrics.jsonl shows where it went wrong",
         )
-    rate = ranks.gather(1, lambda _: made / spent)[0]
-    return Sample(features, like.conditions, like.weights, like.feature_names, like.condition_names), rate
+    return Sample(features, like.conditions, like.weights, like.feature_names, like.condition_names), blocks[0][1]
 
 
 def _joined(first: Sample, second: Sample) -> Sample:

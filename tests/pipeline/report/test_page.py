@@ -126,7 +126,7 @@ def test_seeds_become_mean_and_standard_error(write: Write, tmp_path: Path) -> N
     # 0.61, 0.62 and 0.63.
     assert (area.value, area.high - area.value) == pytest.approx((0.62, 0.01 / 3**0.5))
     assert area.interval == "standard error over 3 seeds"
-    assert area.p_value == pytest.approx(0.6)
+    assert area.p_value == pytest.approx(0.03)
     assert area.seeds == [1, 2, 3]
     assert len(rows) == 11
     assert "3 seeds" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")

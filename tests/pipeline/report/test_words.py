@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kantor.report.numbers import p_value, percent, rate, with_error
+from kantor.report.numbers import common_power, p_value, percent, rate, with_error
 from kantor.report.page import symbols
 from kantor.report.verdicts import verdict
 from kantor.results import Measurement
@@ -25,6 +25,12 @@ from kantor.results import Measurement
 )
 def test_value_with_error(value: float, error: float, text: str) -> None:
     assert with_error(value, error) == text
+
+
+def test_a_row_of_numbers_has_one_power_of_ten() -> None:
+    power = common_power([2e-4, -3e-5, float("nan")])
+    assert [with_error(value, 1e-5, power) for value in (2e-4, -3e-5)] == ["(2.00 ± 0.10)·10⁻⁴", "(−0.30 ± 0.10)·10⁻⁴"]
+    assert (common_power([0.0]), common_power([0.002]), common_power([1e6])) == (0, 0, 6)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +75,8 @@ def measurement(value: float, **more: Any) -> Measurement:
         (measurement(1.2), ("good", "as truth")),
         (measurement(0.1), ("good", "as truth")),
         (measurement(2.0), ("fair", "2.0 × truth")),
+        (measurement(2.0, p_value=0.06), ("good", "as truth")),
+        (measurement(1.1, p_value=0.04), ("fair", "1.1 × truth")),
         (measurement(12.3), ("poor", "12 × truth")),
         (measurement(float("nan")), (None, "not known")),
         (measurement(1.5, statistic="energy_distance", reference=0.0), ("poor", "15 × the spread of truth")),
