@@ -125,9 +125,7 @@ def _walk(
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _pull(
-    place: Any, order: Any, n: int, weight: Any, e_x: float, e_y: float, a: float, b: float, out: Any
-) -> None:
+def _pull(place: Any, order: Any, n: int, weight: Any, e_x: float, e_y: float, a: float, b: float, out: Any) -> None:
     """The derivatives by the weights, from the far end on, where the running sums are a and b."""
     after_x, after_y = 0.0, 0.0
     for q in range(place.shape[0] - 1, -1, -1):

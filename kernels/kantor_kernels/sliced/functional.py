@@ -127,9 +127,7 @@ def sliced_energy_distance(
     return estimate, _error(values_BP, group).reshape(x.shape[:-2]).to(_result_dtype(x))
 
 
-def _directions(
-    count: int, d: int, group: int, device: torch.device, generator: torch.Generator | None
-) -> Tensor:
+def _directions(count: int, d: int, group: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
     """(P, D) float64, uniform on the sphere; orthogonal within each group of rows."""
     home = device if generator is None else generator.device
     if group == 1:
