@@ -24,7 +24,7 @@ physics: .venv/installed
 	@$(BIN)/kantor summary results/report-physics
 
 test: .venv/tested lint
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: .venv/tested
 	$(BIN)/ruff check

@@ -9,7 +9,7 @@ import pytest
 
 Workflow = Any  # conftest's class, which an importlib-mode test cannot import
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.slow
 EVERYTHING = Counter(
     ["stage:dis", "stage:other", "train:wgan_gp", "train:cramer", "validate:wgan_gp", "validate:cramer", "gather"]
 )

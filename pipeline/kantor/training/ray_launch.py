@@ -171,6 +171,8 @@ def _progress(job: Job, every: float = 1.0) -> Iterator[None]:
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # How often Ray looks whether the workers are done, or dead [s].
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     # The job's limits are the scheduler's business; Ray would look at the whole machine and kill workers.
     "RAY_memory_monitor_refresh_ms": "0",

@@ -16,7 +16,7 @@ from kantor.models.bundle import Bundle
 from kantor.results import TrainingRun
 from kantor.training.worker import read_rows
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
