@@ -106,6 +106,7 @@ def test_bad_kernels_are_refused() -> None:
 MEMORY = """
 import resource, torch
 from kantor_kernels import Energy, Gaussian, mmd
+torch.set_num_threads(1)
 x, y = torch.randn({n}, {d}, requires_grad=True), torch.randn({n}, {d})
 kernel = {kernel}
 mmd(x[:100], y[:100], kernel=kernel, backend="{backend}").backward()
