@@ -53,7 +53,8 @@ def launch(job: Job) -> None:
 
 
 def _fit(job: Job) -> None:
-    os.environ.update(_QUIET)
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
