@@ -14,8 +14,12 @@ import torch
 # The module of each backend, relative to the operation's package, and what it needs beside PyTorch.
 _MODULES = {"torch": "tiled", "cpu": "cpu", "triton": "triton"}
 _NEEDS = {"cpu": "numba", "triton": "triton"}
-_OPERATIONS = {"pairwise": ("torch", "cpu", "triton"), "permutation": ("torch",), "gradient_penalty": ("torch",)}
-_OPERATIONS["sliced"] = ("torch", "cpu")
+_OPERATIONS = {
+    "pairwise": ("torch", "cpu", "triton"),
+    "sliced": ("torch", "cpu"),
+    "permutation": ("torch",),
+    "gradient_penalty": ("torch",),
+}
 # A plain constant, since torch.compile traces through the choice; looking for a package does not import it.
 _INSTALLED = {name: importlib.util.find_spec(name) is not None for name in _NEEDS.values()}
 

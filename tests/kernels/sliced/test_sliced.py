@@ -130,8 +130,7 @@ def test_the_factor_is_the_mean_of_a_projection() -> None:
     assert factor(3) == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize("estimator", ["v", "u"])
-@pytest.mark.parametrize(("d", "orthogonal"), [(2, False), (8, True), (8, False), (40, False)])
+@pytest.mark.parametrize(("d", "orthogonal", "estimator"), [(2, False, "v"), (8, True, "u"), (40, False, "u")])
 def test_the_error_says_how_far_the_exact_value_is(d: int, orthogonal: bool, estimator: str) -> None:
     """The pull (estimate - exact) / error over repetitions has mean 0 and standard deviation 1."""
     x, y = draw(300, d, seed=1), draw(200, d, seed=2)
@@ -139,7 +138,7 @@ def test_the_error_says_how_far_the_exact_value_is(d: int, orthogonal: bool, est
     weight = draw(300, seed=3).abs()
     exact = energy_distance(x, y, weight, estimator=estimator).item()
     generator, pulls = seeded(), []
-    for _ in range(150):
+    for _ in range(60):
         value, error = sliced_energy_distance(
             x.float(),
             y.float(),
@@ -154,7 +153,7 @@ def test_the_error_says_how_far_the_exact_value_is(d: int, orthogonal: bool, est
     pull = torch.tensor(pulls)
     # Student's t with 11 degrees of freedom where 96 directions are 12 groups: standard deviation 1.1.
     assert abs(pull.mean()) < 4 * 1.1 / math.sqrt(len(pull))
-    assert 0.8 < pull.std() < 1.3
+    assert 0.7 < pull.std() < 1.45
 
 
 def test_orthogonal_directions_scatter_less() -> None:
@@ -164,7 +163,7 @@ def test_orthogonal_directions_scatter_less() -> None:
     for orthogonal in (True, False):
         generator = seeded()
         values = [
-            sliced_energy_distance(x, y, n_slices=16, orthogonal=orthogonal, generator=generator) for _ in range(100)
+            sliced_energy_distance(x, y, n_slices=16, orthogonal=orthogonal, generator=generator) for _ in range(50)
         ]
         spread[orthogonal] = torch.stack(values).std().item()
     assert spread[True] < 0.7 * spread[False]
@@ -174,7 +173,7 @@ def test_the_gradient_is_exact_on_average() -> None:
     x, y = draw(40, 4, seed=1).requires_grad_(), draw(30, 4, seed=2) + 0.5
     (exact,) = torch.autograd.grad(energy_distance(x, y), x)
     generator, slopes = seeded(), []
-    for _ in range(60):
+    for _ in range(40):
         value = sliced_energy_distance(x, y, n_slices=64, generator=generator)
         slopes.append(torch.autograd.grad(value, x)[0])
     slope = torch.stack(slopes)
