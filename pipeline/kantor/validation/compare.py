@@ -20,6 +20,7 @@ from kantor.data.samples import Sample, read_split
 from kantor.errors import InputError
 from kantor.files import explained, sha256
 from kantor.models.bundle import Bundle
+from kantor.progress import log
 from kantor.ranks import Ranks
 from kantor.results import Comparison, Provenance
 from kantor.validation.measures import Measures, random_stream
@@ -55,6 +56,8 @@ def validate(bundle: Path, manifest: Path, settings: Validation, out: Path, rank
     _check_columns(model, content, bundle)
     observables = Observables(content, settings.observables.get(content.dataset, {}), manifest)
     truth, other = _halves(manifest, settings)
+    if ranks.is_root:
+        log.info(f"validating {model.name}, seed {model.seed}: {truth.rows:,} generated events, as many held-out ones")
     with _one_thread():
         generated, rate = _generate(model, other, settings.seed, ranks, bundle)
         measurements, figures = Measures.of(settings, observables, truth, generated, _joined(truth, other)).run(ranks)

@@ -234,7 +234,8 @@ class Measures:
 def shared(work: Mapping[Any, Callable[[], Any]], ranks: Ranks) -> dict[Any, Any]:
     """Do all pieces of work on all ranks together; every rank gets all results, by name."""
     names = list(work)
-    progress = Progress("validate", len(ranks.mine(len(names)))) if ranks.is_root else None
+    label = "measures on this rank" if ranks.size > 1 else "measures"
+    progress = Progress(label, len(ranks.mine(len(names)))) if ranks.is_root else None
 
     def piece(number: int) -> Any:
         result = work[names[number]]()
@@ -244,7 +245,7 @@ def shared(work: Mapping[Any, Callable[[], Any]], ranks: Ranks) -> dict[Any, Any
 
     results = ranks.gather(len(names), piece)
     if progress is not None:
-        progress.close("pieces on this rank" if ranks.size > 1 else "pieces")
+        progress.close()
     return dict(zip(names, results, strict=True))
 
 
