@@ -21,6 +21,7 @@ include: "workflows/stage.smk"
 include: "workflows/train.smk"
 include: "workflows/validate.smk"
 include: "workflows/report.smk"
+include: "workflows/benchmark.smk"
 
 
 rule all:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from kantor.config import Dataset, Settings, Training, Validation, load, parse, schema
-from kantor.errors import ConfigError, KantorError
+from kantor.errors import ConfigError, InputError, KantorError
 from kantor.files import explained
 from kantor.fingerprint import STAGES, fingerprint
-from kantor.progress import configure
+from kantor.progress import configure, log
 from kantor.ranks import Ranks, world
 from kantor.reference import reference
 
@@ -91,6 +91,48 @@ def _summary(options: argparse.Namespace) -> None:
     from kantor.report.summary import summary_lines
 
     print("\n".join(summary_lines(options.report)))
+
+
+def _benchmark(options: argparse.Namespace) -> None:
+    failures = _measure(options) if options.step != "draw" else []
+    if options.step != "measure":
+        from kantor.report.benchmark import write_page
+
+        print(write_page(options.out))
+    if failures:
+        raise KantorError(
+            "wrong results, which were not timed:\n  " + "\n  ".join(failures),
+            where=options.out,
+            cure="run the tests of these operations",
+        )
+
+
+def _measure(options: argparse.Namespace) -> list[str]:
+    """Measure and write a CSV file for each operation; what failed its check."""
+    import torch
+
+    from kantor_kernels.benchmark import CASES, OPERATIONS, QUICK_CASES, CpuClock, CudaClock, run, write_rows
+
+    chosen = options.ops or OPERATIONS
+    unknown = [name for name in chosen if name not in OPERATIONS]
+    if unknown:
+        raise InputError(
+            f"there is no operation '{unknown[0]}'", where="--ops", cure=f"choose: {', '.join(OPERATIONS)}"
+        )
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("there is no CUDA device here", where="--device", cure="leave it out to measure on the CPU")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    clock = CpuClock() if options.device == "cpu" else CudaClock(torch.device(options.device))
+    failures = []
+    with explained(options.out):
+        options.out.mkdir(parents=True, exist_ok=True)
+        for name in chosen:
+            cases = [case for case in (QUICK_CASES if options.quick else CASES) if case.op == name]
+            outcome = run(cases, clock, seconds=0.5 if options.quick else 20.0, say=log.info)
+            write_rows(options.out / f"{name}.csv", outcome.rows)
+            failures += [str(failure) for failure in outcome.failures]
+    return failures
 
 
 def _config(options: argparse.Namespace) -> None:
@@ -194,6 +236,18 @@ def _parser() -> argparse.ArgumentParser:
 
     summary = command("summary", _summary, "Print the results of a report as a short table.")
     summary.add_argument("report", type=Path, metavar="DIR")
+
+    benchmark = command(
+        "benchmark", _benchmark, "Time the kernels against PyTorch without them; each is checked first."
+    )
+    benchmark.add_argument("--ops", nargs="+", metavar="OP", help="operations to measure (default: all)")
+    benchmark.add_argument("--quick", action="store_true", help="small shapes, to see that it runs")
+    benchmark.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to measure (default: cpu)")
+    benchmark.add_argument("--threads", type=int, metavar="N", help="threads on the CPU (default: PyTorch's choice)")
+    benchmark.add_argument(
+        "--step", choices=("measure", "draw"), help="only write the CSV files, or only draw the page from them"
+    )
+    benchmark.add_argument("--out", required=True, type=Path, metavar="DIR")
 
     check = command("config", _config, "Check a configuration, or explain it.")
     action = check.add_mutually_exclusive_group(required=True)

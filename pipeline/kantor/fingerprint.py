@@ -15,6 +15,8 @@ STAGES = {
     "train": "kantor.training.ray_launch",
     "validate": "kantor.validation.compare",
     "report": "kantor.report.page",
+    "benchmark": "kantor_kernels.benchmark",
+    "benchmark_page": "kantor.report.benchmark",
 }
 _PACKAGES = ("kantor", "kantor_kernels")
 _NEUTRAL = {f"kantor.{name}" for name in ("config", "errors", "progress", "results")}

@@ -1,0 +1,372 @@
+"""What is measured: operations at the shapes that matter, with contenders and with the check that must pass first."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kantor_kernels import backends
+from kantor_kernels.benchmark import opponents
+from kantor_kernels.gradient_penalty import gradient_penalty
+from kantor_kernels.gradient_penalty import reference as penalty_reference
+from kantor_kernels.pairwise import Energy, Gaussian, Kernel, Laplacian, mmd
+from kantor_kernels.pairwise import reference as pairwise_reference
+from kantor_kernels.sliced import sliced_energy_distance
+from kantor_kernels.testing import assert_close
+
+Result = tuple[Tensor, ...]
+# Rows of the small problem on which values are compared with the definition.
+SMALL = 257
+# Above this many pairs the float64 value at the full shape is not computed; slopes of some rows always are.
+CHECKED_PAIRS = 3e8
+# An opponent only has to compute the same thing: of how well it does so, nothing is claimed.
+LOOSE = 2e-2
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to compute a case.
+
+    Attributes:
+        name: a backend of this library, or the opponent.
+        ours: whether it is of this library.
+        call: computes the case once: the value, then its derivatives.
+        small: the same on the first few rows, None for an opponent.
+        needs: bytes beyond the arguments, roughly, where that may be too many.
+        missing: why it cannot run here; empty where it can.
+    """
+
+    name: str
+    ours: bool
+    call: Callable[[], Result]
+    small: Callable[[], Result] | None = None
+    needs: int = 0
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Case(ABC):
+    """One computation at one shape."""
+
+    size: int
+
+    op = ""
+    mode = "value + gradient"
+    dtype = "float32"
+
+    @property
+    @abstractmethod
+    def case(self) -> str:
+        """What is computed."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> str:
+        """All sizes."""
+
+    @property
+    def operations(self) -> float | None:
+        """Fused multiply-adds in float32 that the operation cannot do without; None where others bound it."""
+        return None
+
+    @abstractmethod
+    def contenders(self, device: torch.device) -> list[Contender]:
+        """Everything that computes the case, with its inputs on the device."""
+
+    @abstractmethod
+    def check(self, contender: Contender, device: torch.device) -> None:
+        """Compare a contender with the float64 definition.
+
+        Raises:
+            AssertionError: it is wrong.
+        """
+
+
+@dataclass(frozen=True)
+class PairwiseCase(Case):
+    """Squared MMD of two samples of `size` rows, and its gradient by the first one."""
+
+    d: int
+    kernel: Kernel
+    every_backend: bool = True
+    compiled: bool = False
+
+    op = "pairwise"
+
+    @property
+    def case(self) -> str:
+        name = "energy distance" if isinstance(self.kernel, Energy) else f"{type(self.kernel).__name__} MMD"
+        return f"{name}, D = {self.d}"
+
+    @property
+    def shape(self) -> str:
+        return f"N = M = {self.size}, D = {self.d}"
+
+    @property
+    def operations(self) -> float | None:
+        # 3 D + 3 a pair with slopes, x with y and with itself; 2 D + 2 without, y with itself, each pair once.
+        return None if self.d == 1 else self.size**2 * (2 * (3 * self.d + 3) + (self.d + 1))
+
+    def samples(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        x_ND, y_ND = (torch.randn(self.size, self.d, generator=generator) for _ in range(2))
+        return x_ND.to(device).requires_grad_(), (y_ND + 0.1).to(device)
+
+    def contenders(self, device: torch.device) -> list[Contender]:
+        x_ND, y_ND = self.samples(device)
+        few_ND = x_ND.detach()[:SMALL].requires_grad_()
+
+        def ours(backend: str) -> Contender:
+            def value(x: Tensor, y: Tensor) -> Tensor:
+                return mmd(x, y, kernel=self.kernel, backend=backend)
+
+            return Contender(
+                backend, True, lambda: _with_slope(value, x_ND, y_ND), lambda: _with_slope(value, few_ND, y_ND[:SMALL])
+            )
+
+        names = [name for name in ("triton", "cpu", "torch") if _runs("pairwise", name, device, self.d)]
+        found = [ours(name) for name in (names if self.every_backend else names[:1])]
+        if self.d == 1:
+            axis = torch.ones(1, 1, device=device)
+            found.append(
+                Contender(
+                    "sort", False, lambda: _with_slope(lambda x, y: opponents.eager_sliced(x, y, axis), x_ND, y_ND)
+                )
+            )
+            return found
+
+        def eager(x: Tensor, y: Tensor) -> Tensor:
+            return opponents.eager_mmd(x, y, self.kernel)
+
+        needs = 4 * 4 * self.size**2
+        found.append(Contender("torch.cdist", False, lambda: _with_slope(eager, x_ND, y_ND), needs=needs))
+        if self.compiled:
+            missing = opponents.why_not_compiled(device)
+            compiled = eager if missing else torch.compile(eager, dynamic=False)
+            found.append(
+                Contender(
+                    "torch.compile", False, lambda: _with_slope(compiled, x_ND, y_ND), needs=needs, missing=missing
+                )
+            )
+        loss, missing = opponents.geomloss_mmd(self.kernel)
+        call = (lambda: _with_slope(loss, x_ND, y_ND)) if loss is not None else tuple
+        found.append(Contender("geomloss, KeOps", False, call, missing=missing))
+        return found
+
+    def check(self, contender: Contender, device: torch.device) -> None:
+        x_ND, y_ND = (t.detach() for t in self.samples(device))
+        value, slope_ND = contender.call()
+        rows = torch.arange(0, self.size, max(1, self.size // self._checked_rows()), device=device)
+        exact_RD, plain_RD = (self._slopes(x_ND.to(t), y_ND.to(t), rows) for t in (torch.float64, torch.float32))
+        scale = float(exact_RD.abs().max())
+        if not contender.ours:
+            assert_close("gradient", slope_ND[rows], exact_RD, atol=LOOSE * scale)
+            return
+        assert_close("gradient", slope_ND[rows], exact_RD, baseline=plain_RD, atol=1e-6 * scale)
+        if self.d == 1 or self.size**2 <= CHECKED_PAIRS:
+            double = mmd(x_ND.double(), y_ND.double(), kernel=self.kernel, backend="torch")
+            assert_close("value", value, double, rtol=1e-6, atol=1e-6)
+        assert contender.small is not None
+        small = contender.small()
+        few = x_ND[:SMALL], y_ND[:SMALL]
+        exact, plain = (
+            _with_slope(
+                lambda x, y: pairwise_reference.mmd(x, y, None, None, self.kernel, "v"),
+                few[0].to(t).requires_grad_(),
+                few[1].to(t),
+            )
+            for t in (torch.float64, torch.float32)
+        )
+        _compare(small, exact, plain)
+
+    def _checked_rows(self) -> int:
+        return max(2, min(32, int(1e7 / (self.size * self.d))))
+
+    def _slopes(self, x_ND: Tensor, y_ND: Tensor, rows: Tensor) -> Tensor:
+        """The gradient by some rows of x, by the definition."""
+        row_RD = x_ND[rows].clone().requires_grad_()
+        within, across = (
+            pairwise_reference.kernel_potential(row_RD, other, None, self.kernel, True, False) for other in (x_ND, y_ND)
+        )
+        (slope_RD,) = torch.autograd.grad((within - across).sum() * (2 / self.size), row_RD)
+        return slope_RD
+
+
+@dataclass(frozen=True)
+class SlicedCase(Case):
+    """The sliced energy distance of two samples of `size` rows, and its gradient by the first one."""
+
+    d: int = 8
+    directions: int = 64
+
+    op = "sliced"
+
+    @property
+    def case(self) -> str:
+        return f"sliced energy distance, D = {self.d}, {self.directions} directions"
+
+    @property
+    def shape(self) -> str:
+        return f"N = M = {self.size}, D = {self.d}, P = {self.directions}"
+
+    def _ours(self, x_ND: Tensor, y_ND: Tensor, directions: int, backend: str) -> Result:
+        def value(x: Tensor, y: Tensor) -> Tensor:
+            generator = torch.Generator().manual_seed(1)
+            return sliced_energy_distance(
+                x, y, n_slices=directions, orthogonal=True, generator=generator, backend=backend
+            )
+
+        return _with_slope(value, x_ND, y_ND)
+
+    def contenders(self, device: torch.device) -> list[Contender]:
+        x_ND, y_ND = PairwiseCase(self.size, self.d, Energy()).samples(device)
+        few_ND = x_ND.detach()[:SMALL].requires_grad_()
+
+        def ours(backend: str) -> Contender:
+            return Contender(
+                backend,
+                True,
+                lambda: self._ours(x_ND, y_ND, self.directions, backend),
+                lambda: self._ours(few_ND, y_ND[:SMALL], self.directions, backend),
+            )
+
+        direction_PD = nn.functional.normalize(
+            torch.randn(self.directions, self.d, generator=torch.Generator().manual_seed(1)), dim=1
+        ).to(device)
+        found = [ours(name) for name in ("cpu", "torch") if _runs("sliced", name, device, self.d)]
+
+        def eager(x: Tensor, y: Tensor) -> Tensor:
+            return opponents.eager_sliced(x, y, direction_PD)
+
+        # Autograd keeps the sorted projections of every direction.
+        needs = self.directions * 2 * self.size * 24
+        found.append(Contender("sort", False, lambda: _with_slope(eager, x_ND, y_ND), needs=needs))
+        return found
+
+    def check(self, contender: Contender, device: torch.device) -> None:
+        if contender.small is None:
+            # Other directions, another estimate: the same function is compared with the definition for D = 1.
+            return
+        x_ND, y_ND = (t.detach() for t in PairwiseCase(self.size, self.d, Energy()).samples(device))
+        exact, plain = (
+            self._ours(x_ND[:SMALL].to(t).requires_grad_(), y_ND[:SMALL].to(t), self.directions, "reference")
+            for t in (torch.float64, torch.float32)
+        )
+        _compare(contender.small(), exact, plain)
+        whole = self._ours(x_ND.requires_grad_(), y_ND, 2, contender.name)
+        double = self._ours(x_ND.detach().double().requires_grad_(), y_ND.double(), 2, "torch")
+        assert_close("value of two directions", whole[0], double[0], rtol=1e-5, atol=1e-7)
+
+
+@dataclass(frozen=True)
+class PenaltyCase(Case):
+    """The gradient penalty of a batch of `size`, and its gradient by the critic's parameters."""
+
+    features: int = 8
+    width: int = 128
+    depth: int = 4
+
+    op = "gradient_penalty"
+
+    @property
+    def case(self) -> str:
+        return f"gradient penalty, critic {self.features}-{self.width}x{self.depth}-1"
+
+    @property
+    def shape(self) -> str:
+        return f"B = {self.size}, leaky ReLU"
+
+    def _inputs(self, device: torch.device) -> tuple[nn.Sequential, Tensor, Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        widths = [self.features, *[self.width] * self.depth, 1]
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in itertools.pairwise(widths):
+            layer = nn.Linear(fan_in, fan_out)
+            with torch.no_grad():
+                layer.weight.copy_(torch.randn(fan_out, fan_in, generator=generator) * (2 / fan_in) ** 0.5)
+                layer.bias.copy_(torch.randn(fan_out, generator=generator) * 0.1)
+            layers += [layer, nn.LeakyReLU(0.2)]
+        critic = nn.Sequential(*layers[:-1]).to(device)
+        real, fake = (torch.randn(self.size, self.features, generator=generator).to(device) for _ in range(2))
+        return critic, real, fake, torch.rand(self.size, 1, generator=generator).to(device)
+
+    def contenders(self, device: torch.device) -> list[Contender]:
+        critic, real, fake, eps = self._inputs(device)
+        parameters = list(critic.parameters())
+
+        def call(penalty: Callable[[], Tensor]) -> Result:
+            value = penalty()
+            # A bias may have no influence on the penalty at all.
+            slopes = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
+            return value.detach(), *slopes
+
+        def ours(backend: str) -> Contender:
+            def penalty() -> Tensor:
+                return gradient_penalty(critic, real, fake, eps=eps, backend=backend)
+
+            return Contender(backend, True, lambda: call(penalty), lambda: call(penalty))
+
+        names = [name for name in ("triton", "cpu", "torch") if _runs("gradient_penalty", name, device, self.features)]
+        found = [ours(name) for name in names]
+        eager = Contender(
+            "double backward", False, lambda: call(lambda: opponents.eager_penalty(critic, real, fake, eps))
+        )
+        return [*found, eager]
+
+    def check(self, contender: Contender, device: torch.device) -> None:
+        result = contender.call()
+        definition: list[Result] = []
+        for t in (torch.float64, torch.float32):
+            critic, real, fake, eps = self._inputs(device)
+            critic, x_hat = copy.deepcopy(critic).to(t), (eps * real + (1 - eps) * fake).to(t)
+            share_B = x_hat.new_full((self.size,), 1 / self.size)
+            value = penalty_reference.gradient_penalty(critic, x_hat, None, share_B, 1.0, False)[0]
+            parameters = list(critic.parameters())
+            slopes = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
+            definition.append((value.detach(), *slopes))
+        exact, plain = definition
+        _compare(result, exact, plain, atol=1e-5 if contender.ours else LOOSE)
+
+
+def _with_slope(value: Callable[[Tensor, Tensor], Tensor], x_ND: Tensor, y_MD: Tensor) -> Result:
+    found = value(x_ND, y_MD)
+    return found.detach(), torch.autograd.grad(found, x_ND)[0]
+
+
+def _compare(result: Result, exact: Result, plain: Result, atol: float = 2e-6) -> None:
+    """The error may be twice that of the definition in the same dtype, plus atol times the largest number."""
+    for index, (ours, double, single) in enumerate(zip(result, exact, plain, strict=True)):
+        name = "value" if index == 0 else f"derivative {index}"
+        assert_close(name, ours, double, baseline=single, atol=atol * max(1e-3, float(double.abs().max())))
+
+
+def _runs(op: str, backend: str, device: torch.device, d: int) -> bool:
+    fits = {"triton": device.type == "cuda" and d <= 16, "cpu": device.type == "cpu", "torch": True}[backend]
+    return fits and backends.available(op, backend)
+
+
+CASES: tuple[Case, ...] = (
+    *(PairwiseCase(n, 8, Energy(), compiled=True) for n in (1_000, 4_000, 16_000)),
+    *(PairwiseCase(n, 64, Energy(), compiled=True) for n in (1_000, 4_000)),
+    *(PairwiseCase(n, 256, Energy()) for n in (1_000, 4_000)),
+    PairwiseCase(60_000, 4, Energy(), every_backend=False),
+    *(PairwiseCase(n, 1, Energy()) for n in (10_000, 100_000, 1_000_000)),
+    *(PairwiseCase(n, 8, Gaussian(8**0.5)) for n in (1_000, 4_000, 16_000)),
+    *(PairwiseCase(n, 8, Laplacian(8**0.5)) for n in (1_000, 4_000, 16_000)),
+    *(SlicedCase(n) for n in (10_000, 100_000, 1_000_000)),
+    *(PenaltyCase(n) for n in (64, 512, 4_096)),
+)
+# The same code in seconds, to see that it runs: nothing is concluded from so short calls.
+QUICK_CASES: tuple[Case, ...] = (
+    *(PairwiseCase(n, 8, Energy()) for n in (300, 1_000)),
+    *(PairwiseCase(n, 1, Energy()) for n in (1_000, 10_000)),
+    PairwiseCase(1_000, 8, Gaussian(8**0.5)),
+    *(SlicedCase(n, directions=16) for n in (1_000, 10_000)),
+    *(PenaltyCase(n) for n in (64, 512)),
+)

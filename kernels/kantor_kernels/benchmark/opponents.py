@@ -1,0 +1,66 @@
+"""What a user would write without this library, and other libraries that are installed. Never a dependency."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kantor_kernels.pairwise.kernels import Energy, Gaussian, Kernel
+from kantor_kernels.sliced.reference import factor
+
+
+def eager_mmd(x_ND: Tensor, y_MD: Tensor, kernel: Kernel) -> Tensor:
+    """Squared MMD from three whole matrices of `torch.cdist`."""
+    return _of(x_ND, x_ND, kernel).mean() + _of(y_MD, y_MD, kernel).mean() - 2 * _of(x_ND, y_MD, kernel).mean()
+
+
+def _of(x_ND: Tensor, y_MD: Tensor, kernel: Kernel) -> Tensor:
+    d_NM = torch.cdist(x_ND, y_MD)
+    if isinstance(kernel, Energy):
+        return -d_NM
+    (s,) = kernel.constants
+    if isinstance(kernel, Gaussian):
+        return torch.exp(-d_NM.square() / (2 * s * s))
+    return torch.exp(-d_NM / s)
+
+
+def eager_sliced(x_ND: Tensor, y_MD: Tensor, direction_PD: Tensor) -> Tensor:
+    """The energy distance along each direction by `sort` and `cumsum`, differentiated by autograd."""
+    n, m = len(x_ND), len(y_MD)
+    total = x_ND.new_zeros((), dtype=torch.float64)
+    for e_D in direction_PD.to(x_ND.dtype):
+        z_K, order_K = (torch.cat([x_ND, y_MD]) @ e_D).sort()
+        share_K = torch.where(order_K < n, z_K.new_tensor(1 / n).double(), z_K.new_tensor(-1 / m).double())
+        total = total + 2 * (z_K.diff() * share_K.cumsum(0)[:-1].square()).sum()
+    return total * (factor(x_ND.shape[1]) / len(direction_PD))
+
+
+def eager_penalty(critic: nn.Module, real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
+    """The gradient penalty by double backward, as in most public code."""
+    x_hat = (eps * real + (1 - eps) * fake).requires_grad_()
+    (slope,) = torch.autograd.grad(critic(x_hat).sum(), x_hat, create_graph=True)
+    return (slope.norm(2, dim=1) - 1).square().mean()
+
+
+def geomloss_mmd(kernel: Kernel) -> tuple[Callable[[Tensor, Tensor], Tensor] | None, str]:
+    """geomloss on KeOps, which needs no N x M matrix, as a function of (x, y); or None and why not."""
+    missing = [name for name in ("geomloss", "pykeops") if importlib.util.find_spec(name) is None]
+    if missing:
+        return None, f"not installed: {', '.join(missing)}"
+    geomloss: Any = importlib.import_module("geomloss")
+    blur = 1.0 if isinstance(kernel, Energy) else kernel.constants[0]
+    loss = geomloss.SamplesLoss(type(kernel).__name__.lower(), blur=blur, backend="online")
+    # geomloss takes half of the squared MMD.
+    return lambda x, y: 2 * loss(x, y), ""
+
+
+def why_not_compiled(device: torch.device) -> str:
+    """Why `torch.compile` cannot run here; empty where it can."""
+    if device.type == "cpu" and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        return "torch.compile needs a C++ compiler here"
+    return ""

@@ -1,0 +1,39 @@
+# Not part of a run: `snakemake benchmark` measures this machine, so nothing else should run on it meanwhile.
+OPERATIONS = ["pairwise", "sliced", "gradient_penalty"]
+
+
+rule measure:
+    output:
+        report(
+            expand("<results>/benchmark/{op}.csv", op=OPERATIONS),
+            caption="report/benchmark.rst",
+            category="Benchmark",
+            labels={"benchmark": "figures"},
+        ),
+    log:
+        "<logs>/benchmark/measure.log",
+    threads: workflow.cores
+    params:
+        code=CODE["benchmark"],
+        out=lambda wildcards, output: Path(output[0]).parent,
+    shell:
+        "kantor benchmark --step measure --out {params.out:q} --threads {threads} --log {log:q}"
+
+
+rule benchmark:
+    input:
+        rules.measure.output,
+    output:
+        report(
+            "<results>/benchmark/index.html",
+            caption="report/benchmark.rst",
+            category="Benchmark",
+            labels={"benchmark": "page"},
+        ),
+    log:
+        "<logs>/benchmark/draw.log",
+    params:
+        code=CODE["benchmark_page"],
+        out=lambda wildcards, output: Path(output[0]).parent,
+    shell:
+        "kantor benchmark --step draw --out {params.out:q} --log {log:q}"
