@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kantor.config import Config, DisSource, Training, load, parse
+from kantor.config import Config, DisSource, Training, Validation, load, parse
 from kantor.errors import ConfigError
 from kantor.reference import reference
 
@@ -109,7 +109,6 @@ def test_laws_come_with_the_generator() -> None:
 
 
 def test_observables_of_other_datasets_do_not_count() -> None:
-    shipped = load(ROOT / "config" / "config.yaml").validation
-    more = shipped.model_copy(update={"observables": {"dis": {"a": "px"}, "other": {"b": "py"}}})
-    assert more.for_dataset("dis").observables == {"dis": {"a": "px"}}
-    assert more.for_dataset("third").canonical() == shipped.canonical()
+    settings = Validation(observables={"dis": {"a": "px"}, "other": {"b": "py"}})
+    assert settings.for_dataset("dis").observables == {"dis": {"a": "px"}}
+    assert settings.for_dataset("third").canonical() == Validation().canonical()
