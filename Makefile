@@ -20,7 +20,7 @@ run: .venv/installed
 	@$(BIN)/kantor summary results/report
 
 physics: .venv/installed
-	@$(BIN)/snakemake --quiet all physics
+	@$(BIN)/snakemake physics --quiet all
 	@$(BIN)/kantor summary results/report-physics
 
 test: .venv/tested lint

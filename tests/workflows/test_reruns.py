@@ -1,12 +1,15 @@
 """A second run redoes what a change touches, and nothing else."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 Workflow = Any  # conftest's class, which an importlib-mode test cannot import
 
 pytestmark = pytest.mark.slow
@@ -123,3 +126,11 @@ def test_snakemake_s_own_report_holds_the_page(workflow: Workflow) -> None:
     done = workflow.snakemake("--report", "provenance.zip")
     assert done.returncode == 0, done.stderr
     assert (workflow.directory / "provenance.zip").stat().st_size > 10_000
+
+
+def test_the_makefile_s_calls_are_understood(workflow: Workflow) -> None:
+    recipes = re.findall(r"\$\(BIN\)/snakemake(.*)", (ROOT / "Makefile").read_text())
+    assert len(recipes) >= 2
+    for arguments in recipes:
+        done = workflow.snakemake(*arguments.split(), "--dry-run")
+        assert done.returncode == 0, done.stdout + done.stderr
