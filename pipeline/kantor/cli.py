@@ -119,11 +119,12 @@ def _measure(options: argparse.Namespace) -> list[str]:
         raise InputError(
             f"there is no operation '{unknown[0]}'", where="--ops", cure=f"choose: {', '.join(OPERATIONS)}"
         )
-    if options.device == "cuda" and not torch.cuda.is_available():
+    cuda = torch.cuda.is_available() and options.device != "cpu"
+    if options.device == "cuda" and not cuda:
         raise InputError("there is no CUDA device here", where="--device", cure="leave it out to measure on the CPU")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    clock = CpuClock() if options.device == "cpu" else CudaClock(torch.device(options.device))
+    clock = CudaClock(torch.device("cuda")) if cuda else CpuClock()
     failures = []
     with explained(options.out):
         options.out.mkdir(parents=True, exist_ok=True)
@@ -242,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     benchmark.add_argument("--ops", nargs="+", metavar="OP", help="operations to measure (default: all)")
     benchmark.add_argument("--quick", action="store_true", help="small shapes, to see that it runs")
-    benchmark.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to measure (default: cpu)")
+    benchmark.add_argument("--device", choices=("cpu", "cuda"), help="where to measure (default: the GPU if any)")
     benchmark.add_argument("--threads", type=int, metavar="N", help="threads on the CPU (default: PyTorch's choice)")
     benchmark.add_argument(
         "--step", choices=("measure", "draw"), help="only write the CSV files, or only draw the page from them"

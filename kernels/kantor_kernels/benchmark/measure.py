@@ -104,9 +104,9 @@ def _measure(
                 reason = f"wrong, not timed: {error}"
                 if contender.ours:
                     failures.append(Failure(case.case, case.shape, contender.name, str(error)))
-            except RuntimeError as error:
-                # Out of memory, a compiler that gives up: an opponent's affair, but a defect in ours.
-                reason = f"failed, not timed: {str(error).strip().splitlines()[0]}"
+            except Exception as error:
+                # Out of memory, a broken installation: an opponent's own affair, but a defect in ours.
+                reason = f"failed, not timed: {_first_line(error)}"
                 if contender.ours:
                     failures.append(Failure(case.case, case.shape, contender.name, reason))
         if reason:
@@ -160,10 +160,14 @@ def _graph(contender: Contender, clock: Clock) -> tuple[Contender | None, str]:
     try:
         replay = clock.captured(contender.call)
     except RuntimeError as error:
-        return None, f"not captured: {str(error).strip().splitlines()[0]}"
+        return None, f"not captured: {_first_line(error)}"
     if replay is None:
         return None, ""
     return Contender(f"{contender.name}, CUDA graph", contender.ours, replay), ""
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _too_large(contender: Contender, clock: Clock) -> str:

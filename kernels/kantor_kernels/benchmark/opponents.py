@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import shutil
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -52,11 +54,15 @@ def geomloss_mmd(kernel: Kernel) -> tuple[Callable[[Tensor, Tensor], Tensor] | N
     missing = [name for name in ("geomloss", "pykeops") if importlib.util.find_spec(name) is None]
     if missing:
         return None, f"not installed: {', '.join(missing)}"
-    geomloss: Any = importlib.import_module("geomloss")
-    blur = 1.0 if isinstance(kernel, Energy) else kernel.constants[0]
-    loss = geomloss.SamplesLoss(type(kernel).__name__.lower(), blur=blur, backend="online")
+
+    @cache
+    def loss() -> Callable[[Tensor, Tensor], Tensor]:
+        geomloss: Any = importlib.import_module("geomloss")
+        blur = 1.0 if isinstance(kernel, Energy) else kernel.constants[0]
+        return geomloss.SamplesLoss(type(kernel).__name__.lower(), blur=blur, backend="online")
+
     # geomloss takes half of the squared MMD.
-    return lambda x, y: 2 * loss(x, y), ""
+    return lambda x, y: 2 * loss()(x, y), ""
 
 
 def why_not_compiled(device: torch.device) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from kantor_kernels.sliced.reference import factor
 
 # Projections held at once: a bound on the memory that still lets short samples fill the machine.
-BLOCK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 26}
+BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 25}
 
 
 def energy(

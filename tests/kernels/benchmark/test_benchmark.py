@@ -284,6 +284,15 @@ def test_geomloss_is_an_opponent_where_it_is_installed(monkeypatch: pytest.Monke
     assert not [row for row in outcome.rows if row.backend == "geomloss, KeOps" and row.note]
 
 
+def test_an_opponent_that_breaks_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "geomloss", None)
+    monkeypatch.setattr(opponents.importlib.util, "find_spec", lambda name: object())
+    outcome = run([PairwiseCase(100, 3, Energy())], CpuClock(), seconds=0)
+    assert not outcome.failures
+    (note,) = [row.note for row in outcome.rows if row.backend == "geomloss, KeOps"]
+    assert note.startswith("failed, not timed: ")
+
+
 def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opponents.shutil, "which", lambda name: None)
     assert "C++ compiler" in opponents.why_not_compiled(torch.device("cpu"))

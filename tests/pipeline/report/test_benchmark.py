@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import kantor_kernels.benchmark
 from kantor.cli import main
@@ -98,7 +99,10 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("tiny")
 def test_the_command_measures_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    assert main(["benchmark", "--quick", "--ops", "pairwise", "gradient_penalty", "--out", str(out)]) == 0
+    assert (
+        main(["benchmark", "--quick", "--device", "cpu", "--ops", "pairwise", "gradient_penalty", "--out", str(out)])
+        == 0
+    )
     assert sorted(file.name for file in out.iterdir()) == ["gradient_penalty.csv", "index.html", "pairwise.csv"]
     captured = capsys.readouterr()
     assert "times as fast as torch.cdist" in captured.err
@@ -107,7 +111,7 @@ def test_the_command_measures_and_draws(tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.usefixtures("tiny")
 def test_steps_by_themselves(tmp_path: Path) -> None:
-    arguments = ["benchmark", "--quick", "--ops", "pairwise", "--out", str(tmp_path)]
+    arguments = ["benchmark", "--quick", "--device", "cpu", "--ops", "pairwise", "--out", str(tmp_path)]
     assert main([*arguments, "--step", "measure"]) == 0
     assert [file.name for file in tmp_path.iterdir()] == ["pairwise.csv"]
     before = (tmp_path / "pairwise.csv").read_bytes()
@@ -122,7 +126,7 @@ def test_a_red_operation_ends_with_1_and_has_no_time(
 ) -> None:
     right = cases.mmd
     monkeypatch.setattr(cases, "mmd", lambda x, y, kernel, backend: right(x, y, kernel=kernel, backend=backend) * 1.01)
-    assert main(["benchmark", "--quick", "--ops", "pairwise", "--out", str(tmp_path)]) == 1
+    assert main(["benchmark", "--quick", "--device", "cpu", "--ops", "pairwise", "--out", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert "wrong results, which were not timed" in error
     assert "run the tests of these operations" in error
@@ -132,3 +136,6 @@ def test_a_red_operation_ends_with_1_and_has_no_time(
 def test_what_cannot_be_measured_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["benchmark", "--ops", "pairwize", "--out", str(tmp_path)]) == 2
     assert "choose: pairwise, sliced, gradient_penalty" in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        assert main(["benchmark", "--device", "cuda", "--out", str(tmp_path)]) == 2
+        assert "no CUDA device" in capsys.readouterr().err
