@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,6 +18,15 @@ BACKENDS = ["torch", "cpu"] if backends.available("sliced", "cpu") else ["torch"
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """So short calls on several threads wait for the machine more than they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def seeded(seed: int = 7) -> torch.Generator:
@@ -114,6 +124,16 @@ def test_blocks_do_not_show(backend: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert_close("value", blocks, whole, rtol=1e-6)
     slope_whole, slope_blocks = (torch.autograd.grad(value, x)[0] for value in (whole, blocks))
     assert_close("gradient", slope_blocks, slope_whole, atol=1e-6 * float(slope_whole.abs().max()))
+
+
+def test_threads_do_not_show(backend: str) -> None:
+    x, y = draw(3000, 4, seed=1, dtype=torch.float32), draw(2000, 4, seed=2, dtype=torch.float32)
+    values = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        pair = sliced_energy_distance(x, y, generator=seeded(), return_error=True, backend=backend)
+        values.append(torch.stack(pair))
+    assert_close("threads", values[1], values[0], rtol=1e-6)
 
 
 def test_on_a_line_it_is_exact(backend: str) -> None:
