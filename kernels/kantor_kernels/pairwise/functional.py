@@ -16,6 +16,8 @@ from kantor_kernels.backends import Explanation
 from kantor_kernels.pairwise import autograd, reference, tiled
 from kantor_kernels.pairwise.kernels import Energy, Gaussian, Kernel, median_distance
 
+# Of the matrix products in `triton_products.py`, which cannot be imported where Triton is missing.
+TRITON_FEATURES = 256
 _PRECISIONS = {"auto": None, "float32": torch.float32, "float64": torch.float64}
 
 
@@ -135,7 +137,7 @@ def mmd(
             raise ValueError("yy cannot be reused with a median bandwidth: it depends on x")
         if yy.shape != x.shape[:-2]:
             raise ValueError(f"yy must have the batch shape {tuple(x.shape[:-2])}, got {tuple(yy.shape)}")
-    chosen, _ = _choose(backend, x, kernel)
+    chosen, _ = _choose(backend, sample_x.points, kernel)
     out = _result_dtype(x)
     if chosen == "reference":
         if estimator == "v" and yy is None:
@@ -186,7 +188,7 @@ def kernel_potential(
     """
     kernel = Energy() if kernel is None else kernel
     sample_x, sample_y = _pair(x, y, None, weight_y, precision, "v", normalise)
-    chosen, _ = _choose(backend, x, kernel)
+    chosen, _ = _choose(backend, sample_x.points, kernel)
     out = _result_dtype(x)
     if chosen == "reference":
         return reference.kernel_potential(
@@ -240,7 +242,7 @@ def self_energy(
     """
     kernel = Energy() if kernel is None else kernel
     sample = _sample("y", y, weight_y, precision, estimator)
-    chosen, _ = _choose(backend, y, kernel)
+    chosen, _ = _choose(backend, sample.points, kernel)
     if chosen == "reference":
         return reference.self_energy(sample.points, sample.weight, kernel, estimator).double()
     total_B = 0.0
@@ -271,7 +273,7 @@ def explain(
     """
     kernel = Energy() if kernel is None else kernel
     sample_x, sample_y = _pair(x, y, None, None, "auto", "v")
-    chosen, reason = _choose(backend, x, kernel)
+    chosen, reason = _choose(backend, sample_x.points, kernel)
     batch, n, d = sample_x.flat.shape
     m = sample_y.flat.shape[1]
     bandwidths = getattr(kernel, "bandwidths", None)
@@ -492,9 +494,14 @@ def _reference_mmd(sample_x: _Sample, sample_y: _Sample, kernel: Kernel, estimat
 
 def _choose(backend: str, x: Tensor, kernel: Kernel) -> tuple[str, str]:
     chosen, reason = backends.choose("pairwise", backend, x.device)
-    if chosen != "triton" or (kernel.radial and x.shape[-1] <= tiled.DIRECT_FEATURES):
+    d = x.shape[-1]
+    fits = d <= tiled.DIRECT_FEATURES or (d <= TRITON_FEATURES and x.dtype == torch.float32)
+    if chosen != "triton" or (kernel.radial and fits):
         return chosen, reason
-    limit = f"the Triton kernels are for radial kernels on at most {tiled.DIRECT_FEATURES} features"
+    limit = (
+        f"the Triton kernels are for radial kernels on at most {tiled.DIRECT_FEATURES} features, "
+        f"or {TRITON_FEATURES} in float32"
+    )
     if backend == "triton":
         raise ValueError(f"backend 'triton' cannot run: {limit}")
     return "torch", limit

@@ -1,4 +1,5 @@
-"""Backend `triton`: radial kernels on up to 16 features by direct differences, rows in registers.
+"""Backend `triton`: radial kernels on up to 16 features by direct differences, rows in registers; more features in
+float32 go to `triton_products.py`.
 
 A thread owns a few rows of x with their sums; columns of y are uniform loads, so the loop has no shuffle and no shared
 memory. Columns are split over programs when there are too few rows to fill a device; the parts are added afterwards, in
@@ -12,7 +13,6 @@ The energy distance on a line is sorted, and second derivatives are computed in 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -20,56 +20,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kantor_kernels.pairwise import line
+from kantor_kernels.pairwise import line, triton_products
 from kantor_kernels.pairwise.tiled import DIRECT_FEATURES, hvp
+from kantor_kernels.pairwise.triton_profile import profile, scales, split_columns
 
-__all__ = ["FEATURES", "grad", "hvp", "peak_bytes", "potential", "self_value"]
+__all__ = ["grad", "hvp", "peak_bytes", "potential", "self_value"]
 
-FEATURES = DIRECT_FEATURES
 ROWS, WARPS, UNROLL = 512, 4, 4
 COLUMNS = 4096
-PROGRAMS_PER_PROCESSOR = 8
-
-
-@triton.jit
-def _profile(t, scale_ptr, FAMILY: tl.constexpr, COUNT: tl.constexpr, TINY: tl.constexpr):
-    """(k, p = k'(d) / d) of the squared distance t; 1/d is harmless at coincidence, where it multiplies zeros."""
-    k = t * 0.0
-    p = t * 0.0
-    if FAMILY == "energy":
-        q = tl.rsqrt(tl.maximum(t, TINY))
-        k = -t * q
-        p = -q
-    elif FAMILY == "energy_power":
-        half = tl.load(scale_ptr)
-        q = tl.maximum(t, TINY)
-        e = tl.where(t > TINY, tl.exp(half * tl.log(q)), 0.0)
-        k = -e
-        p = -2.0 * half * e / q
-    else:
-        for index in tl.static_range(COUNT):
-            c = tl.load(scale_ptr + index)
-            if FAMILY == "gaussian":
-                e = tl.exp(-c * t)
-                k += e
-                p -= 2.0 * c * e
-            elif FAMILY == "laplacian":
-                q = tl.rsqrt(tl.maximum(t, TINY))
-                e = tl.exp(-c * (t * q))
-                k += e
-                p -= c * q * e
-            elif FAMILY == "inverse_multiquadric":
-                e = tl.rsqrt(1.0 + c * c * t)
-                k += e
-                p -= c * c * e * e * e
-            else:
-                h = 1.0 + t / (2.0 * c)
-                e = tl.exp(-c * tl.log(h))
-                k += e
-                p -= e / h
-        k *= 1.0 / COUNT
-        p *= 1.0 / COUNT
-    return k, p
 
 
 @triton.jit(do_not_specialize=["n", "m", "part_columns"])
@@ -121,7 +79,7 @@ def pairwise_kernel(
                 a = x[d] - tl.load(y_ptr + j * D + d)
                 t += a * a
                 delta = delta + (a,)  # noqa: RUF005
-            k, p = _profile(t, scale_ptr, FAMILY, COUNT, TINY)
+            k, p = profile(t, scale_ptr, FAMILY, COUNT, TINY)
             if WEIGHTED:
                 w = tl.load(b_ptr + j)
                 k *= w
@@ -157,17 +115,19 @@ def potential(
     """(U, G) as `tiled.potential`."""
     batch, n, d = x_BND.shape
     m = y_BMD.shape[1]
+    if d > DIRECT_FEATURES:
+        return triton_products.potential(x_BND, y_BMD, b_BM, family, constants, skip_diagonal, want_grad)
     if line.applies(d, family, constants):
         return line.potential(x_BND, y_BMD, b_BM, skip_diagonal)
     x_BDN, y_BMD = x_BND.mT.contiguous(), y_BMD.contiguous()
-    parts, part_columns = _split(triton.cdiv(n, ROWS) * batch, m, x_BND.device)
+    parts, part_columns = split_columns(triton.cdiv(n, ROWS) * batch, m, x_BND.device)
     value = x_BND.new_empty((parts, batch, n), dtype=torch.float64)
     slope = x_BND.new_empty((parts, batch, d, n) if want_grad else (1,), dtype=torch.float64)
     pairwise_kernel[(triton.cdiv(n, ROWS), batch, parts)](
         x_BDN,
         y_BMD,
         x_BDN if b_BM is None else b_BM.contiguous(),
-        _scales(family, constants, x_BND),
+        scales(family, constants, x_BND),
         value,
         slope,
         n,
@@ -225,28 +185,7 @@ def specialisation(
 
 def peak_bytes(batch: int, n: int, m: int, d: int, itemsize: int, device: str) -> int:
     """Estimate of the extra memory of one pass: copies of the points and the parts of the sums."""
-    parts = _split(triton.cdiv(n, ROWS) * batch, m, torch.device(device))[0]
+    if d > DIRECT_FEATURES:
+        return triton_products.peak_bytes(batch, n, m, d, itemsize, device)
+    parts = split_columns(triton.cdiv(n, ROWS) * batch, m, torch.device(device))[0]
     return batch * (n + m) * d * itemsize + batch * n * (1 + d) * 8 * (parts + 1)
-
-
-def _split(programs: int, m: int, device: torch.device) -> tuple[int, int]:
-    """(parts, columns a part): enough programs to fill the device, at least 256 columns each."""
-    wanted = max(1, PROGRAMS_PER_PROCESSOR * _processors(device) // max(programs, 1))
-    columns = max(256, triton.cdiv(m, wanted))
-    return triton.cdiv(m, columns), columns
-
-
-@cache
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-
-
-def _scales(family: str, constants: Sequence[float], like: Tensor) -> Tensor:
-    values = torch.tensor(constants, dtype=torch.float64)
-    if family == "energy":
-        values = values / 2
-    elif family == "gaussian":
-        values = 0.5 / values**2
-    elif family in ("laplacian", "inverse_multiquadric"):
-        values = 1 / values
-    return values.to(like.dtype).to(like.device)
