@@ -15,7 +15,7 @@ from kantor_kernels import backends
 from kantor_kernels.benchmark import opponents
 from kantor_kernels.gradient_penalty import gradient_penalty
 from kantor_kernels.gradient_penalty import reference as penalty_reference
-from kantor_kernels.pairwise import Energy, Gaussian, Kernel, Laplacian, mmd
+from kantor_kernels.pairwise import Energy, Gaussian, Kernel, Laplacian, explain, mmd
 from kantor_kernels.pairwise import reference as pairwise_reference
 from kantor_kernels.sliced import sliced_energy_distance
 from kantor_kernels.testing import assert_close
@@ -130,7 +130,7 @@ class PairwiseCase(Case):
                 backend, True, lambda: _with_slope(value, x_ND, y_ND), lambda: _with_slope(value, few_ND, y_ND[:SMALL])
             )
 
-        names = [name for name in ("triton", "cpu", "torch") if _runs("pairwise", name, device, self.d)]
+        names = _runs(lambda backend: explain(x_ND, y_ND, kernel=self.kernel, backend=backend))
         found = [ours(name) for name in (names if self.every_backend else names[:1])]
         if self.d == 1:
             axis = torch.ones(1, 1, device=device)
@@ -242,7 +242,7 @@ class SlicedCase(Case):
         direction_PD = nn.functional.normalize(
             torch.randn(self.directions, self.d, generator=torch.Generator().manual_seed(1)), dim=1
         ).to(device)
-        found = [ours(name) for name in ("cpu", "torch") if _runs("sliced", name, device, self.d)]
+        found = [ours(name) for name in _runs(lambda backend: backends.choose("sliced", backend, device))]
 
         def eager(x: Tensor, y: Tensor) -> Tensor:
             return opponents.eager_sliced(x, y, direction_PD)
@@ -315,8 +315,7 @@ class PenaltyCase(Case):
 
             return Contender(backend, True, lambda: call(penalty), lambda: call(penalty))
 
-        names = [name for name in ("triton", "cpu", "torch") if _runs("gradient_penalty", name, device, self.features)]
-        found = [ours(name) for name in names]
+        found = [ours(name) for name in _runs(lambda backend: backends.choose("gradient_penalty", backend, device))]
         eager = Contender(
             "double backward", False, lambda: call(lambda: opponents.eager_penalty(critic, real, fake, eps))
         )
@@ -349,9 +348,16 @@ def _compare(result: Result, exact: Result, plain: Result, atol: float = 2e-6) -
         assert_close(name, ours, double, baseline=single, atol=atol * max(1e-3, float(double.abs().max())))
 
 
-def _runs(op: str, backend: str, device: torch.device, d: int) -> bool:
-    fits = {"triton": device.type == "cuda" and d <= 16, "cpu": device.type == "cpu", "torch": True}[backend]
-    return fits and backends.available(op, backend)
+def _runs(choose: Callable[[str], object]) -> list[str]:
+    """The backends of this library that a call would accept, the fastest first."""
+    found = []
+    for backend in ("triton", "cpu", "torch"):
+        try:
+            choose(backend)
+        except ValueError:
+            continue
+        found.append(backend)
+    return found
 
 
 CASES: tuple[Case, ...] = (
