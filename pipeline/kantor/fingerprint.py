@@ -1,7 +1,8 @@
 """Checksums of the code behind each stage, so that the workflow reruns a stage when its code changes.
 
-A stage is the modules it imports, followed through both packages. What is compared is their syntax without comments,
-docstrings and layout. Configuration and errors do not count: a default that changes shows in the stage's settings.
+A stage is the modules it imports, followed through both packages; an operation of kantor_kernels loads its backends by
+name, so all modules of its folder count. What is compared is their syntax without comments, docstrings and layout.
+Configuration and errors do not count: a default that changes shows in the stage's settings.
 """
 
 import ast
@@ -38,7 +39,7 @@ def _reached(start: str) -> set[str]:
         module = waiting.pop()
         if module not in reached and module not in _NEUTRAL:
             reached.add(module)
-            waiting += _imports(module)
+            waiting += (*_imports(module), *_backends(module))
     return reached
 
 
@@ -55,6 +56,14 @@ def _imports(module: str) -> tuple[str, ...]:
             base = ".".join(filter(None, [parent, node.module]))
             names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
     return tuple(name for name in names if name.split(".")[0] in _PACKAGES and _is_module(name))
+
+
+def _backends(module: str) -> list[str]:
+    """The modules beside one of an operation."""
+    folder = ".".join(module.split(".")[:2])
+    if not folder.startswith("kantor_kernels.") or _source(folder).name != "__init__.py":
+        return []
+    return [f"{folder}.{path.stem}" for path in _source(folder).parent.glob("*.py") if path.stem != "__init__"]
 
 
 @cache

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kantor.cli import main
-from kantor.fingerprint import STAGES, fingerprint
+from kantor.fingerprint import STAGES, _reached, fingerprint
 
 ROOT = Path(__file__).parents[2]
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
@@ -90,3 +90,9 @@ def test_fingerprints(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fingerprint"]) == 0
     assert json.loads(capsys.readouterr().out) == {stage: fingerprint(stage) for stage in STAGES}
     assert len({fingerprint(stage) for stage in STAGES}) == len(STAGES)
+
+
+def test_backends_loaded_by_name_count() -> None:
+    reached = _reached(STAGES["train"])
+    assert {"kantor_kernels.pairwise.cpu", "kantor_kernels.pairwise.triton", "kantor.losses.cramer"} <= reached
+    assert not {name for name in reached if "benchmark" in name or name.startswith("kantor.report")}
