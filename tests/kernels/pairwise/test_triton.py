@@ -33,7 +33,10 @@ PRODUCTS = (
     "test_it_refuses",
 )
 SHAPES = ("test_products_at_shapes_that_break",)
-interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs the interpreter")
+interpreted = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") != "1",
+    reason="runs in the process with the interpreter that a test above starts",
+)
 
 
 QUICK = ("test_two_coincident_points_by_hand", "test_non_contiguous_input", "test_products_small")
