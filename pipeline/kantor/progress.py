@@ -3,12 +3,9 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 log = logging.getLogger("kantor")
-T = TypeVar("T")
 
 
 def configure(log_file: Path | None) -> None:
@@ -73,15 +70,6 @@ class Progress:
             # A terminal already shows the bar.
             if isinstance(handler, logging.FileHandler) or not self._terminal:
                 handler.emit(log.makeRecord(log.name, logging.INFO, "", 0, text, (), None))
-
-
-def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
-    """Iterate and show the progress."""
-    progress = Progress(label, total)
-    for done, item in enumerate(items, start=1):
-        yield item
-        progress.update(done)
-    progress.close()
 
 
 def duration(seconds: float) -> str:

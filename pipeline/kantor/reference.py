@@ -51,11 +51,11 @@ def _section(title: str, kind: type[config.Settings]) -> str:
         lines += ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
     for name, field in schema.get("properties", {}).items():
         meaning = field.get("description", "see below").replace("|", "or")
-        lines.append(f"| `{name}` | {_type(field, schema)} | {_default(name, field, schema)} | {meaning} |")
+        lines.append(f"| `{name}` | {_type(field)} | {_default(name, field, schema)} | {meaning} |")
     return "\n".join([*lines, ""])
 
 
-def _type(field: Any, schema: Any) -> str:
+def _type(field: Any) -> str:
     if "$ref" in field or "discriminator" in field or "oneOf" in field:
         return "section"
     if "const" in field:
@@ -63,7 +63,7 @@ def _type(field: Any, schema: Any) -> str:
     if "enum" in field:
         return ", ".join(f"`{choice}`" for choice in field["enum"])
     if "anyOf" in field:
-        return " or ".join(_type(choice, schema) for choice in field["anyOf"] if choice.get("type") != "null")
+        return " or ".join(_type(choice) for choice in field["anyOf"] if choice.get("type") != "null")
     name = {"object": "mapping", "array": "list", "number": "number", "integer": "integer"}.get(
         field.get("type"), field.get("type", "any")
     )
