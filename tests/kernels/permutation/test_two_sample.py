@@ -1,11 +1,14 @@
-"""The permutation test: values against the definition, exact level, power, agreement with SciPy."""
+"""The permutation test: values against the definition, exact level, power, agreement with SciPy and pted."""
 
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
+from pted import pted
 from scipy import stats
 
 from kantor_kernels import (
@@ -82,8 +85,9 @@ def test_labels_may_be_given(generator) -> None:
     assert_close("split", torch.cat(parts), result.null, rtol=1e-12)
 
 
-def test_it_agrees_with_scipy(generator) -> None:
-    x, y = normal(30, 1, generator), normal(25, 1, generator) + 0.5
+@pytest.mark.parametrize("shift", [0.0, 0.3, 0.5])
+def test_it_agrees_with_scipy(shift: float, generator) -> None:
+    x, y = normal(30, 1, generator), normal(25, 1, generator) + shift
 
     def statistic(a, b) -> float:
         return stats.energy_distance(a, b) ** 2
@@ -93,8 +97,33 @@ def test_it_agrees_with_scipy(generator) -> None:
     )
     ours = two_sample_test(x, y, permutations=1999, generator=generator)
     assert ours.statistic == pytest.approx(reference.statistic, rel=1e-5)
-    error = math.sqrt(2 * reference.pvalue * (1 - reference.pvalue) / 2000)
-    assert abs(ours.p_value - reference.pvalue) < 4 * error
+    assert_same_probability(ours.p_value, float(reference.pvalue), 1999)
+
+
+@pytest.mark.parametrize("d", [1, 3, 20])
+@pytest.mark.parametrize("shift", [0.0, 0.3])
+def test_it_agrees_with_pted(d: int, shift: float, generator) -> None:
+    """pted takes n m / (n + m) times the U statistic: for equal sizes a linear function of ours, so the same test."""
+    n = 25
+    x, y = normal(n, d, generator).double(), normal(n, d, generator).double() + shift
+    options = {"permutations": 1999, "two_tailed": False, "rng": np.random.default_rng(1)}
+    statistic, null, p_value = cast(Any, pted(x.numpy(), y.numpy(), return_all=True, **options))
+    ours = two_sample_test(x, y, permutations=1999, generator=generator)
+    assert_same_probability(ours.p_value, p_value, 1999)
+    # Relabelling keeps 2 E|x - y| + E|x - x'| + E|y - y'|, each over all pairs.
+    total = 4 * torch.cdist(torch.cat([x, y]), torch.cat([x, y])).mean().item()
+
+    def as_theirs(v):
+        return n / 2 * ((v + total) * (n - 0.5) - total * n) / (n - 1)
+
+    assert as_theirs(ours.statistic) == pytest.approx(statistic, rel=1e-9, abs=1e-9)
+    assert stats.ks_2samp(as_theirs(ours.null.numpy()), null).pvalue > 1e-3  # type: ignore[union-attr]
+
+
+def assert_same_probability(ours: float, theirs: float, permutations: int) -> None:
+    """Two Monte-Carlo estimates of one p-value differ by at most four of their standard errors."""
+    mean = (ours + theirs) / 2
+    assert abs(ours - theirs) < 4 * math.sqrt(2 * mean * (1 - mean) / (permutations + 1))
 
 
 def test_the_level_is_exact(generator) -> None:
