@@ -1,6 +1,7 @@
 """Kernels of critic-heavy generative training, usable alone: pairwise statistics, gradient penalty, two-sample test."""
 
 from kantor_kernels.backends import Explanation
+from kantor_kernels.critic_step import CriticStep, Perceptron, mlp_critic_step
 from kantor_kernels.gradient_penalty import GradientPenalty, gradient_penalty
 from kantor_kernels.pairwise import (
     Energy,
@@ -22,6 +23,7 @@ from kantor_kernels.permutation import TwoSampleResult, two_sample_test
 from kantor_kernels.sliced import sliced_energy_distance
 
 __all__ = [
+    "CriticStep",
     "Energy",
     "EnergyDistanceLoss",
     "Explanation",
@@ -31,6 +33,7 @@ __all__ = [
     "Kernel",
     "Laplacian",
     "MMDLoss",
+    "Perceptron",
     "Polynomial",
     "RationalQuadratic",
     "TwoSampleResult",
@@ -38,6 +41,7 @@ __all__ = [
     "explain",
     "gradient_penalty",
     "kernel_potential",
+    "mlp_critic_step",
     "mmd",
     "self_energy",
     "sliced_energy_distance",

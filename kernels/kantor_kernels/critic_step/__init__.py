@@ -1,0 +1,6 @@
+"""The step of a penalised perceptron critic in closed form."""
+
+from kantor_kernels.critic_step.functional import mlp_critic_step
+from kantor_kernels.critic_step.problem import CriticStep, Perceptron
+
+__all__ = ["CriticStep", "Perceptron", "mlp_critic_step"]

@@ -1,0 +1,136 @@
+"""One step of a perceptron critic in closed form: the documented public function."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from kantor_kernels import backends
+from kantor_kernels.critic_step import reference
+from kantor_kernels.critic_step.problem import LOSSES, CriticStep, Loss, Perceptron, Rows
+
+
+def mlp_critic_step(
+    critic: nn.Module | Perceptron,
+    real: Tensor,
+    fake: Tensor,
+    *,
+    conditions: Tensor | None = None,
+    loss: str = "wasserstein",
+    weight: float = 10.0,
+    target: float = 1.0,
+    one_sided: bool = False,
+    eps: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    coefficients: Tensor | None = None,
+    fake_coefficients: Tensor | None = None,
+    penalty_coefficients: Tensor | None = None,
+    backend: str = "auto",
+) -> CriticStep:
+    """The loss of a penalised perceptron critic and all its parameter gradients, without an autograd graph.
+
+    loss = -distance + weight GP, GP = sum_p c_p (|g_p| - target)^2, g_p the gradient of f by x_hat, the conditions held
+    fixed and not interpolated. With h the critic, and a, b, c the coefficients:
+
+    - "wasserstein" (one output): distance = sum a h(real) - sum b h(fake), f = h.
+    - "energy": rows 2k and 2k + 1 are pairs r1, r2 and g1, g2; distance = sum a (|h(r1) - h(g2)| + |h(r2) - h(g1)|
+      - |h(g1) - h(g2)| - |h(r1) - h(r2)|), f(x) = |h(x) - h(g2)| - |h(x) - h(r2)| between r1 and g1.
+    - "surrogate": f(x) = |h(x) - h(fake')| - |h(x)| with fake' the partner's generated row, distance = sum a f(real)
+      - sum b f(fake).
+
+    Sources: Gulrajani et al., arXiv:1704.00028, Algorithm 1; Bellemare et al., arXiv:1705.10743, Algorithm 1.
+
+    Args:
+        critic: an `nn.Sequential` of Linear layers with one kind of activation (LeakyReLU, ReLU, SiLU, Tanh, Softplus)
+            between them, or a `Perceptron`. Its input is a row and, beside it, its conditions.
+        real: (B, D); B even except for "wasserstein".
+        fake: (B, D), same dtype and device.
+        conditions: (B, C), of both rows.
+        loss: "wasserstein", "energy" or "surrogate".
+        weight: of the penalty.
+        target: the norm that costs nothing.
+        one_sided: penalise only norms above the target.
+        eps: (P,) or (P, 1) in [0, 1], x_hat = eps real + (1 - eps) fake; None draws it uniformly. P = B, or B / 2 for
+            "energy".
+        generator: draws eps.
+        coefficients: a, (B,), or (B / 2,) for "energy"; None: equal ones that add up to one. They are used as they are:
+            with globally normalised coefficients, ranks of a data-parallel run add up to the step of the joined batch.
+        fake_coefficients: b of "wasserstein" and "surrogate"; None: as `coefficients`.
+        penalty_coefficients: c, (P,); None: equal ones that add up to one.
+        backend: "auto", "reference" (double backward), "torch".
+
+    Returns:
+        A `CriticStep`; the gradients are new tensors.
+
+    Raises:
+        ValueError: the critic is no such perceptron, shapes, dtypes or devices disagree, an empty batch, a backend that
+            is unknown or cannot run.
+    """
+    perceptron = critic if isinstance(critic, Perceptron) else Perceptron.of(critic)
+    if perceptron is None:
+        raise ValueError(
+            "the critic is no nn.Sequential of Linear layers with one kind of activation between them; "
+            "gradient_penalty takes any critic"
+        )
+    if loss not in LOSSES:
+        raise ValueError(f"unknown loss {loss!r}; known: {', '.join(LOSSES)}")
+    rows = _rows(real, fake, conditions, loss, eps, generator, coefficients, fake_coefficients, penalty_coefficients)
+    _check(perceptron, rows, loss)
+    chosen, _ = backends.choose("critic_step", backend, real.device)
+    compute = reference if chosen == "reference" else backends.implementation("critic_step", chosen)
+    return compute.critic_step(perceptron, rows, Loss(loss, float(weight), float(target), one_sided))
+
+
+def _rows(
+    real: Tensor,
+    fake: Tensor,
+    conditions: Tensor | None,
+    loss: str,
+    eps: Tensor | None,
+    generator: torch.Generator | None,
+    coefficients: Tensor | None,
+    fake_coefficients: Tensor | None,
+    penalty_coefficients: Tensor | None,
+) -> Rows:
+    if real.ndim != 2 or real.shape != fake.shape or len(real) == 0:
+        raise ValueError(f"real and fake must be (B, D), not empty, got {tuple(real.shape)} and {tuple(fake.shape)}")
+    if loss != "wasserstein" and len(real) % 2:
+        raise ValueError(f"the rows of the {loss} loss come in pairs, got {len(real)}")
+    if loss == "energy" and fake_coefficients is not None:
+        raise ValueError("the energy loss has one coefficient for each pair: pass `coefficients` alone")
+    points = len(real) // 2 if loss == "energy" else len(real)
+    if eps is None:
+        device = real.device if generator is None else generator.device
+        eps = torch.rand(points, generator=generator, device=device, dtype=torch.float32).to(real.device, real.dtype)
+    elif eps.shape not in ((points,), (points, 1)):
+        raise ValueError(f"eps must be ({points},) or ({points}, 1), got {tuple(eps.shape)}")
+    a, b, c = (
+        real.new_full((points,), 1 / points) if given is None else given.detach()
+        for given in (
+            coefficients,
+            coefficients if fake_coefficients is None else fake_coefficients,
+            penalty_coefficients,
+        )
+    )
+    for name, value in (("coefficients", a), ("fake_coefficients", b), ("penalty_coefficients", c)):
+        if value.shape != (points,):
+            raise ValueError(f"{name} must be ({points},), got {tuple(value.shape)}")
+    conditions = None if conditions is None else conditions.detach()
+    return Rows(real.detach(), fake.detach(), conditions, eps.detach().flatten(), a, b, c)
+
+
+def _check(perceptron: Perceptron, rows: Rows, loss: str) -> None:
+    inputs = rows.real.shape[1]
+    if rows.conditions is not None:
+        if rows.conditions.ndim != 2 or len(rows.conditions) != len(rows.real):
+            raise ValueError(f"conditions must be ({len(rows.real)}, C), got {tuple(rows.conditions.shape)}")
+        inputs += rows.conditions.shape[1]
+    if inputs != perceptron.inputs:
+        raise ValueError(f"the critic takes {perceptron.inputs} inputs, a row and its conditions have {inputs}")
+    if loss == "wasserstein" and perceptron.outputs != 1:
+        raise ValueError(f"a Wasserstein critic has one output, got {perceptron.outputs}")
+    kinds = {(t.dtype, t.device) for t in (*perceptron.parameters(), *rows) if t is not None}
+    if len(kinds) > 1:
+        raise ValueError(f"rows, coefficients and parameters must agree in dtype and device, got {kinds}")
+    if kinds.pop()[0] not in (torch.float32, torch.float64):
+        raise ValueError("the closed form is for float32 and float64")

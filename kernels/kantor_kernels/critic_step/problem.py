@@ -1,0 +1,159 @@
+"""What a critic step is of: a perceptron, rows with their coefficients, and a loss, as small immutable values.
+
+Shapes: B rows, D features, C conditions, O outputs, L layers, P points of the penalty (B, or B / 2 for `energy`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[type[nn.Module], str] = {
+    nn.LeakyReLU: "leaky_relu",
+    nn.ReLU: "relu",
+    nn.SiLU: "silu",
+    nn.Tanh: "tanh",
+    nn.Softplus: "softplus",
+}
+# Straight but for kinks: the second derivative of these activations is zero.
+STRAIGHT = ("leaky_relu", "relu")
+LOSSES = ("wasserstein", "energy", "surrogate")
+
+
+@dataclass(frozen=True)
+class Perceptron:
+    """h_l = s(h_(l-1) W_l^T + b_l) for all layers but the last, which is linear.
+
+    Attributes:
+        weights: L tensors (out, in).
+        biases: L tensors (out,), or None where a layer has none.
+        activation: "leaky_relu", "relu", "silu", "tanh" or "softplus" (beta 1, threshold 20), s of every layer.
+        slope: of leaky_relu below zero, at least 0.
+
+    Raises:
+        ValueError: the shapes do not fit together, the tensors differ in dtype or device, or the activation is unknown.
+    """
+
+    weights: tuple[Tensor, ...]
+    biases: tuple[Tensor | None, ...]
+    activation: str
+    slope: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.activation not in ACTIVATIONS.values():
+            raise ValueError(f"unknown activation {self.activation!r}; known: {', '.join(ACTIVATIONS.values())}")
+        if self.slope < 0 or (self.slope and self.activation != "leaky_relu"):
+            raise ValueError(f"slope must be at least 0, and 0 unless of leaky_relu, got {self.slope}")
+        if not self.weights or len(self.weights) != len(self.biases):
+            raise ValueError(f"got {len(self.weights)} weights and {len(self.biases)} biases")
+        for below, above in pairwise(self.weights):
+            if above.shape[1] != below.shape[0]:
+                raise ValueError(f"a layer of {below.shape[0]} outputs is followed by one of {above.shape[1]} inputs")
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            if bias is not None and bias.shape != weight.shape[:1]:
+                raise ValueError(f"a weight {tuple(weight.shape)} has a bias {tuple(bias.shape)}")
+        if len({(p.dtype, p.device) for p in self.parameters()}) > 1:
+            raise ValueError("the parameters differ in dtype or device")
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Perceptron | None:
+        """The perceptron that an nn.Sequential of Linear layers with one kind of activation between them is.
+
+        None for anything else: another layer, another order, a hook, a parametrisation, a dtype or device of its own,
+        parameters other than float32 or float64.
+        """
+        if type(module) is not nn.Sequential or len(module) % 2 == 0 or any(map(_hooked, (module, *module))):
+            return None
+        layers = [layer for layer in list(module)[0::2] if type(layer) is nn.Linear]
+        described = {_described(activation) for activation in list(module)[1::2]} or {("relu", 0.0)}
+        if len(layers) != (len(module) + 1) // 2 or len(described) > 1:
+            return None
+        kinds = {(p.dtype, p.device) for layer in layers for p in layer.parameters()}
+        found = described.pop()
+        if found is None or len(kinds) > 1 or layers[0].weight.dtype not in (torch.float32, torch.float64):
+            return None
+        return cls(tuple(layer.weight for layer in layers), tuple(layer.bias for layer in layers), *found)
+
+    def parameters(self) -> list[Tensor]:
+        """Weights and biases in the order of `nn.Sequential.parameters()`."""
+        pairs = zip(self.weights, self.biases, strict=True)
+        return [p for pair in pairs for p in pair if p is not None]
+
+    @property
+    def straight(self) -> bool:
+        """Whether the network is piecewise linear."""
+        return self.activation in STRAIGHT
+
+    @property
+    def inputs(self) -> int:
+        return self.weights[0].shape[1]
+
+    @property
+    def outputs(self) -> int:
+        return self.weights[-1].shape[0]
+
+
+class Rows(NamedTuple):
+    """The rows of a step, detached. Coefficients are final: nothing is normalised any more.
+
+    x_hat = eps real + (1 - eps) fake at every row, or for the energy loss at the even rows.
+    """
+
+    real: Tensor  # (B, D)
+    fake: Tensor  # (B, D)
+    conditions: Tensor | None  # (B, C)
+    eps: Tensor  # (P,)
+    coefficients: Tensor  # (B,), for the energy loss of pairs (B / 2,)
+    fake_coefficients: Tensor  # (B,), for the energy loss unused
+    penalty_coefficients: Tensor  # (P,)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """loss = -distance + weight sum_p c_p (|g_p| - target)^2; one-sided: max(0, |g_p| - target)^2.
+
+    Attributes:
+        kind: "wasserstein", "energy" or "surrogate".
+    """
+
+    kind: str
+    weight: float
+    target: float
+    one_sided: bool
+
+
+class CriticStep(NamedTuple):
+    """The result of `mlp_critic_step`, detached.
+
+    Attributes:
+        loss: -distance + weight penalty.
+        distance: what the critic maximises.
+        penalty: sum_p c_p (|g_p| - target)^2.
+        norms: (P,), |g|.
+        gradients: of the loss by the critic's parameters, in the order of `parameters()`.
+    """
+
+    loss: Tensor
+    distance: Tensor
+    penalty: Tensor
+    norms: Tensor
+    gradients: tuple[Tensor, ...]
+
+
+def _described(module: nn.Module) -> tuple[str, float] | None:
+    name = ACTIVATIONS.get(type(module))
+    if isinstance(module, nn.LeakyReLU):
+        return ("leaky_relu", float(module.negative_slope)) if module.negative_slope >= 0 else None
+    if isinstance(module, nn.Softplus) and (module.beta, module.threshold) != (1, 20):
+        return None
+    return None if name is None else (name, 0.0)
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
