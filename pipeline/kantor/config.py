@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from kantor.errors import ConfigError
 from kantor.expressions import Expression
+from kantor.presets import OBJECTIVES, PRESETS, merged
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -22,6 +23,7 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+RealLabel = Annotated[float, Field(gt=0.5, le=1)]
 S = TypeVar("S", bound="Settings")
 
 
@@ -193,6 +195,14 @@ class Network(Settings):
     activation: Literal["leaky_relu", "relu", "silu", "tanh", "softplus"] = "leaky_relu"
     slope: NonNegative = Field(default=0.2, description="negative slope of leaky_relu")
     norm: Literal["none", "layer"] = Field(default="none", description="normalisation of the hidden layers")
+    residual: bool = Field(default=False, description="every hidden layer but the first adds to what it was given")
+    spectral_norm: bool = Field(
+        default=False, description="divide every weight matrix by its largest singular value (arXiv:1802.05957)"
+    )
+    initialisation: Literal["default", "kaiming", "xavier", "orthogonal"] = Field(
+        default="default",
+        description="of the weight matrices (default: PyTorch's; the others set the biases to zero)",
+    )
 
     @field_validator("norm", mode="before")
     @classmethod
@@ -211,12 +221,63 @@ class GeneratorNetwork(Network):
     latent: Count = Field(default=64, description="dimension of the standard normal noise")
 
 
+class CriticNetwork(Network):
+    """The critic: (what it sees of an event, conditions) -> score or embedding."""
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="probability that a hidden unit is left out of an update"
+    )
+    minibatch_std: Annotated[int, Field(ge=0, multiple_of=2)] = Field(
+        default=0,
+        description="rows of the groups whose mean standard deviation the last layer also sees (arXiv:1710.10196); "
+        "0: none",
+    )
+
+
 class Penalty(Settings):
     """The gradient penalty, mean over rows of (|g| - target)^2 at random points between real and generated rows."""
 
     weight: NonNegative = Field(default=10.0, description="lambda, the factor in front of the penalty")
     target: NonNegative = Field(default=1.0, description="the wanted gradient norm")
     one_sided: bool = Field(default=False, description="penalise only norms above the target")
+
+
+_SMOOTHING = "label of real events; below 1 (0.9): one-sided label smoothing (arXiv:1606.03498, section 3.4)"
+_EMBEDDING = "dimension of an embedding that a critic learns; none: the features (and conditions) themselves, no critic"
+
+
+class Gan(Settings):
+    """The minimax GAN (Goodfellow et al., arXiv:1406.2661)."""
+
+    kind: Literal["gan"]
+    real_label: RealLabel = Field(default=1.0, description=_SMOOTHING)
+
+
+class NsGan(Settings):
+    """The GAN with the non-saturating generator loss (Goodfellow et al., arXiv:1406.2661, section 3)."""
+
+    kind: Literal["ns_gan"]
+    real_label: RealLabel = Field(default=1.0, description=_SMOOTHING)
+
+
+class LsGan(Settings):
+    """Least-squares GAN with labels 0 and 1 (Mao et al., arXiv:1611.04076)."""
+
+    kind: Literal["ls_gan"]
+
+
+class SnGan(Settings):
+    """GAN whose critic is spectrally normalised (Miyato et al., arXiv:1802.05957)."""
+
+    kind: Literal["sn_gan"]
+    loss: Literal["hinge", "non_saturating"] = Field(default="hinge", description="hinge, or that of ns_gan")
+
+
+class Wgan(Settings):
+    """Wasserstein GAN with weight clipping (Arjovsky et al., arXiv:1701.07875)."""
+
+    kind: Literal["wgan"]
+    clip: Positive = Field(default=0.01, description="c: after each update the critic's parameters are cut to [-c, c]")
 
 
 class WganGp(Settings):
@@ -234,28 +295,159 @@ class Cramer(Settings):
         default="energy",
         description="energy: two real and two generated samples, unbiased; surrogate: the paper's Algorithm 1",
     )
+    pairs: Literal["partners", "all"] = Field(
+        default="partners", description="compare each row with its partner, or with all rows of the batch"
+    )
     embedding: Count = Field(default=64, description="dimension of the critic's output h")
     penalty: Penalty = Penalty()
 
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        if self.critic == "surrogate" and self.pairs == "all":
+            raise ValueError(
+                "the surrogate is Algorithm 1 of arXiv:1705.10743, which compares partners; "
+                "take 'critic: energy' for all pairs, or 'pairs: partners'"
+            )
+        return self
 
-Objective = Annotated[WganGp | Cramer, Field(discriminator="kind")]
+
+class EnergyMatching(Settings):
+    """Energy distance over all pairs: of the features, with no critic, or of an embedding that a critic learns."""
+
+    kind: Literal["energy"]
+    embedding: Count | None = Field(default=None, description=_EMBEDDING)
+    penalty: Penalty = Field(default=Penalty(), description="of the learned embedding's witness; see below")
 
 
-class Adam(Settings):
-    """Adam (Kingma and Ba, arXiv:1412.6980)."""
+class Kernels(Settings):
+    """A kernel, averaged over its scales."""
+
+    kernel: Literal["gaussian", "laplacian", "rational_quadratic"] = "rational_quadratic"
+    scales: Annotated[list[Positive], Field(min_length=1)] = Field(
+        default=[0.2, 0.5, 1.0, 2.0, 5.0],
+        description="s of exp(-d^2 / 2 s^2) and exp(-d / s), alpha of (1 + d^2 / 2 alpha)^-alpha; "
+        "d in standard deviations of the features",
+    )
+
+
+class MmdMatching(Kernels):
+    """MMD^2 over all pairs: of the features (arXiv:1502.02761), or of a learned embedding (arXiv:1801.01401)."""
+
+    kind: Literal["mmd"]
+    embedding: Count | None = Field(default=None, description=_EMBEDDING)
+    penalty: Penalty = Field(default=Penalty(), description="of the learned embedding's witness; see below")
+
+
+Objective = Annotated[
+    Gan | NsGan | LsGan | SnGan | Wgan | WganGp | Cramer | EnergyMatching | MmdMatching, Field(discriminator="kind")
+]
+
+
+class MmdTerm(Kernels):
+    """weight x MMD^2 between what the critic would see of real and generated events (FAT-GAN, arXiv:2001.11103)."""
+
+    kind: Literal["mmd"]
+    weight: Positive = Field(default=1.0, description="eta, the factor in front of the term")
+    estimator: Literal["all_pairs", "linear"] = Field(
+        default="all_pairs", description="all pairs of the batch, or each row with its partner alone (FAT-GAN's code)"
+    )
+    squared: bool = Field(default=False, description="weight x (MMD^2)^2, as FAT-GAN's code has it")
+
+
+class FeatureMatching(Settings):
+    """weight x |E phi(x) - E phi(x~)|^2, phi the critic's last hidden layer (Salimans et al., arXiv:1606.03498)."""
+
+    kind: Literal["feature_matching"]
+    weight: Positive = Field(default=1.0, description="factor in front of the term")
+
+
+class Constrainer(Settings):
+    """weight x |MSE(real) - MSE(generated)| of regressors of the conditions (Erdmann et al., arXiv:1807.01954)."""
+
+    kind: Literal["constrainer"]
+    weight: Positive = Field(default=0.01, description="kappa, the factor in front of the term")
+    conditions: list[Name] = Field(default=[], description="conditions to be regressed; none named: all")
+    network: Network = Field(default=Network(width=64, depth=3), description="of width 64 and depth 3; keys as above")
+    steps: Count = Field(default=2000, description="updates on real events, of the training's batch, before all else")
+    learning_rate: Positive = Field(default=1e-3, description="learning rate of its Adam")
+
+
+Term = Annotated[MmdTerm | FeatureMatching | Constrainer, Field(discriminator="kind")]
+
+
+class Decay(Settings):
+    """A factor that falls from one while progress goes from 0 to 1."""
+
+    schedule: Literal["constant", "linear", "cosine", "exponential"] = Field(
+        default="constant", description="how the value falls over the run"
+    )
+    final: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None, description="fraction left in the end; none: 0, or 0.01 of an exponential"
+    )
+
+    @model_validator(mode="after")
+    def _exponentials_never_reach_zero(self) -> Self:
+        if self.schedule == "exponential" and self.final == 0:
+            raise ValueError("an exponential never reaches zero: give a 'final' above 0, or take 'linear' or 'cosine'")
+        return self
+
+
+class InstanceNoise(Decay):
+    """Normal noise on what the critic sees, real and generated alike (Sønderby et al., arXiv:1610.04490)."""
+
+    deviation: Positive = Field(description="standard deviation at the start [standard deviations of a feature]")
+    schedule: Literal["constant", "linear", "cosine", "exponential"] = Field(
+        default="linear", description="how the deviation falls"
+    )
+    steps: Count | None = Field(default=None, description="generator updates over which it falls; none: the whole run")
+
+
+class HeadStart(Settings):
+    """More critic updates while the generator is young (Arjovsky et al.'s code: 100 during 25 generator updates)."""
+
+    steps: Count = Field(default=25, description="generator updates that it lasts")
+    n_critic: Count = Field(default=100, description="critic updates per generator update meanwhile")
+
+
+class Optimiser(Decay):
+    """What all optimisers have."""
 
     learning_rate: Positive = Field(default=2e-4, description="learning rate at the start")
+    warm_up: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="generator updates over which the learning rate rises linearly from near zero"
+    )
+    clip_norm: Positive | None = Field(
+        default=None, description="gradients of a larger norm are scaled down to it; none: never"
+    )
+
+
+class Adam(Optimiser):
+    """Adam (Kingma and Ba, arXiv:1412.6980)."""
+
+    kind: Literal["adam"] = "adam"
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
         default=(0.0, 0.9), description="decay of the running means of gradient and squared gradient"
     )
-    schedule: Literal["constant", "cosine"] = Field(
-        default="constant", description="learning rate over the run: constant, or a cosine down to zero"
+
+
+class RmsProp(Optimiser):
+    """RMSProp (Hinton, Coursera lecture 6e, 2012)."""
+
+    kind: Literal["rmsprop"]
+    alpha: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.99, description="decay of the running mean of the squared gradient"
     )
+
+
+AnyOptimiser = Annotated[Adam | RmsProp, Field(discriminator="kind")]
 
 
 class Training(Settings):
     """One model to train: data, transforms, networks, objective, optimisers."""
 
+    preset: Literal["fat_gan", "wgan_gp_toy", "rich"] | None = Field(
+        default=None, exclude=True, description="a published recipe, whose keys stand where this training has none"
+    )
     dataset: Name = Field(description="name of the dataset")
     transforms: dict[Name, Annotated[list[Transform], Field(min_length=1)]] = Field(
         default={},
@@ -269,20 +461,28 @@ class Training(Settings):
         default="keep", description="negative weights are used as they are, set to zero, or their rows are left out"
     )
     generator: GeneratorNetwork = GeneratorNetwork()
-    critic: Network = Network()
+    critic: CriticNetwork = CriticNetwork()
     objective: Objective
-    n_critic: Count = Field(default=5, description="critic updates per generator update")
+    terms: list[Term] = Field(default=[], description="what is added to the generator's loss")
+    instance_noise: InstanceNoise | None = Field(default=None, description="noise on what the critic sees; see below")
+    n_critic: Annotated[int, Field(ge=0)] = Field(
+        default=5, description="critic updates per generator update; 0 where there is no critic"
+    )
+    head_start: HeadStart | None = Field(default=None, description="more critic updates at first; see below")
     batch: Annotated[int, Field(gt=0, multiple_of=2)] = Field(
         default=512, description="rows per update, over all ranks together; rows come in pairs"
     )
     steps: Count = Field(default=4000, description="generator updates")
-    critic_optimiser: Adam = Adam()
-    generator_optimiser: Adam = Adam()
+    critic_optimiser: AnyOptimiser = Adam()
+    generator_optimiser: AnyOptimiser = Adam()
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.999,
         description="decay of the moving average of the generator's weights, which is what is kept; 0: none",
     )
     precision: Literal["float32", "float64"] = "float32"
+    autocast: Literal["none", "bfloat16"] = Field(
+        default="none", description="matrix products of the networks in bfloat16, on GPUs alone"
+    )
     log_every: Count = Field(default=50, description="generator updates between two lines of metrics")
     checkpoint_every: Count = Field(default=500, description="generator updates between two checkpoints")
     keep_checkpoints: Count = Field(
@@ -294,12 +494,87 @@ class Training(Settings):
     evaluate_rows: Annotated[int, Field(ge=10)] = Field(
         default=4000, description="rows of the validation split used to choose the best checkpoint"
     )
+    patience: Count | None = Field(
+        default=None,
+        description="stop after so many evaluations in a row without an improvement larger than its error; none: never",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, data: Any) -> Any:
+        """The user's keys over those of the preset over those of the objective."""
+        if not isinstance(data, dict):
+            return data
+        if data.get("preset") in PRESETS:
+            # Dropped once it is merged, so that equal settings written differently stay equal.
+            data = merged(PRESETS[data["preset"]], {key: value for key, value in data.items() if key != "preset"})
+        objective = data.get("objective")
+        # With an embedding, matching is adversarial, and the schema's defaults are meant.
+        if isinstance(objective, dict) and not objective.get("embedding"):
+            data = merged(OBJECTIVES.get(str(objective.get("kind")), {}), data)
+        for name in ("critic_optimiser", "generator_optimiser"):
+            if isinstance(data.get(name), dict):
+                data = {**data, name: {"kind": "adam", **data[name]}}
+        return data
 
     @field_validator("critic_features")
     @classmethod
     def _features_parse(cls, features: dict[str, str]) -> dict[str, str]:
         _parsed(features.values())
         return features
+
+    @property
+    def critic_free(self) -> bool:
+        """Whether the objective compares the features themselves."""
+        return isinstance(self.objective, EnergyMatching | MmdMatching) and self.objective.embedding is None
+
+    @property
+    def penalised(self) -> bool:
+        """Whether the critic's gradient is penalised row by row."""
+        return hasattr(self.objective, "penalty") and not self.critic_free
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        kind = self.objective.kind
+        if self.critic_free and self.n_critic > 0:
+            raise ValueError(
+                f"n_critic = {self.n_critic}, but '{kind}' on features has no critic: set n_critic to 0, "
+                "or give the objective an 'embedding' for a critic to learn"
+            )
+        if not self.critic_free and self.n_critic == 0:
+            raise ValueError(f"n_critic = 0, but the critic of '{kind}' has to learn: set n_critic to 1 or more")
+        if self.critic_free and any(isinstance(term, FeatureMatching) for term in self.terms):
+            raise ValueError(f"terms: feature_matching needs a critic, and '{kind}' on features has none: remove it")
+        if self.critic_free and self.head_start is not None:
+            raise ValueError(f"head_start: '{kind}' on features has no critic to be ahead: remove it")
+        if self.critic.minibatch_std and self.penalised:
+            raise ValueError(
+                f"critic.minibatch_std couples the rows of a batch, and the gradient penalty of '{kind}' is defined "
+                "row by row: set minibatch_std to 0, or take an objective without penalty"
+            )
+        if self.critic.minibatch_std and self.batch % self.critic.minibatch_std:
+            raise ValueError(
+                f"batch = {self.batch} is no multiple of critic.minibatch_std = {self.critic.minibatch_std}, "
+                "the rows of a group: change one of them"
+            )
+        if isinstance(self.objective, Wgan) and self.critic.spectral_norm:
+            raise ValueError(
+                "critic.spectral_norm divides the weights by their norm, so that clipping them changes nothing but "
+                "their rounding: take objective 'sn_gan', or set spectral_norm to false"
+            )
+        if isinstance(self.objective, Wgan) and self.critic.norm == "layer":
+            raise ValueError(
+                f"critic.norm = layer rescales what weights of at most {self.objective.clip:g} let through, so that "
+                "clipping bounds no slope: set norm to none, or take objective 'wgan_gp'"
+            )
+        if isinstance(self.objective, SnGan) and not self.critic.spectral_norm:
+            raise ValueError("sn_gan is defined by critic.spectral_norm: set it to true, or take 'ns_gan'")
+        if self.autocast != "none" and self.precision == "float64":
+            raise ValueError("autocast to bfloat16 with precision float64 contradicts itself: change one of them")
+        for name in ("critic_optimiser", "generator_optimiser"):
+            if getattr(self, name).warm_up >= self.steps:
+                raise ValueError(f"{name}.warm_up lasts {self.steps} steps, the whole run, or longer: shorten it")
+        return self
 
 
 # -------------------------------------------------------------------------------------------- validation and targets
@@ -366,6 +641,30 @@ class Config(Settings):
                 _known(training, self.trainings, f"targets.{name}.trainings")
         for dataset in self.validation.observables:
             _known(dataset, self.datasets, "validation.observables")
+        return self
+
+    @model_validator(mode="after")
+    def _trainings_suit_their_data(self) -> Self:
+        for name, training in self.trainings.items():
+            source = self.datasets[training.dataset].source
+            weighted = isinstance(source, FileSource) and source.weight is not None
+            surrogate = isinstance(training.objective, Cramer) and training.objective.critic == "surrogate"
+            if surrogate and weighted and training.signed_weights == "keep":
+                raise ValueError(
+                    f"trainings.{name}: the surrogate critic with weights that may be negative: the weights of a "
+                    "batch's pairs can add up to zero, and its terms do not cancel; set signed_weights to clip or "
+                    "drop, or take 'critic: energy'"
+                )
+            conditions = list(source.conditions) if isinstance(source, FileSource) else []
+            for term in training.terms:
+                if isinstance(term, Constrainer):
+                    if not conditions:
+                        raise ValueError(
+                            f"trainings.{name}.terms: a constrainer regresses conditions, and dataset "
+                            f"'{training.dataset}' has none: remove it"
+                        )
+                    for condition in term.conditions:
+                        _known(condition, conditions, f"trainings.{name}.terms.conditions")
         return self
 
 

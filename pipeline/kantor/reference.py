@@ -13,6 +13,9 @@ An unknown key, a value out of range or a name that is not defined is an error t
 `kantor config --check FILE`. `kantor config --schema` prints a JSON schema for editors. This page is
 `kantor config --reference`.
 
+The defaults of a training are those below, unless its objective or its `preset` has others, which stand in
+[docs/objectives.md](../docs/objectives.md).
+
 Write `1.0e-4` or `0.0001`; YAML reads a plain `1e-4` as text, which is accepted too.
 """
 
@@ -29,11 +32,24 @@ _SECTIONS: list[tuple[str, type[config.Settings]]] = [
     ("trainings.NAME.transforms.COLUMN, `kind: log_distance`", config.LogDistance),
     ("trainings.NAME.transforms.COLUMN, `kind: quantile_normal`", config.QuantileNormal),
     ("trainings.NAME.generator", config.GeneratorNetwork),
-    ("trainings.NAME.critic", config.Network),
+    ("trainings.NAME.critic", config.CriticNetwork),
+    ("trainings.NAME.objective, `kind: gan`", config.Gan),
+    ("trainings.NAME.objective, `kind: ns_gan`", config.NsGan),
+    ("trainings.NAME.objective, `kind: ls_gan`", config.LsGan),
+    ("trainings.NAME.objective, `kind: sn_gan`", config.SnGan),
+    ("trainings.NAME.objective, `kind: wgan`", config.Wgan),
     ("trainings.NAME.objective, `kind: wgan_gp`", config.WganGp),
     ("trainings.NAME.objective, `kind: cramer`", config.Cramer),
+    ("trainings.NAME.objective, `kind: energy`", config.EnergyMatching),
+    ("trainings.NAME.objective, `kind: mmd`", config.MmdMatching),
     ("trainings.NAME.objective.penalty", config.Penalty),
-    ("trainings.NAME.critic_optimiser, .generator_optimiser", config.Adam),
+    ("trainings.NAME.terms, `kind: mmd`", config.MmdTerm),
+    ("trainings.NAME.terms, `kind: feature_matching`", config.FeatureMatching),
+    ("trainings.NAME.terms, `kind: constrainer`", config.Constrainer),
+    ("trainings.NAME.instance_noise", config.InstanceNoise),
+    ("trainings.NAME.head_start", config.HeadStart),
+    ("trainings.NAME.critic_optimiser, .generator_optimiser, `kind: adam`", config.Adam),
+    ("trainings.NAME.critic_optimiser, .generator_optimiser, `kind: rmsprop`", config.RmsProp),
     ("validation", config.Validation),
     ("targets.run, targets.physics", config.Target),
 ]

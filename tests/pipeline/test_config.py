@@ -1,11 +1,13 @@
 """The configuration: what is refused, how it is said, what equal means."""
 
 from pathlib import Path
+from typing import Literal, get_args
 
 import pytest
 
-from kantor.config import Config, DisSource, Training, Validation, load, parse
+from kantor.config import Adam, Config, DisSource, Objective, Term, Training, Validation, load, parse
 from kantor.errors import ConfigError
+from kantor.presets import PRESETS
 from kantor.reference import reference
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +48,7 @@ def test_the_reference_is_the_schema() -> None:
             "kind: dis, sede: 3}",
             "dis.source.sede = 3: unknown key\n    cure: did you mean 'seed'?",
         ),
-        ("kind: wgan_gp", "kind: wgan", "trainings.w.objective.kind"),
+        ("kind: wgan_gp", "kind: wgan_pg", "trainings.w.objective.kind"),
         ("dataset: dis,", "dataset: dsi,", "names 'dsi', which is not defined; did you mean 'dis'?"),
         ("dataset: dis,", "dataset: dis, batch: -4,", "trainings.w.batch = -4: Input should be greater than 0"),
         ("dataset: dis,", "dataset: dis, batch: 0,", "trainings.w.batch = 0: Input should be greater than 0"),
@@ -69,6 +71,106 @@ def test_errors_name_field_value_and_cure(replace: str, by: str, message: str, t
     assert message in str(error.value)
     assert "config.yaml" in str(error.value)
     assert error.value.exit_code == 2
+
+
+def training(**settings: object) -> Training:
+    return Training.model_validate({"dataset": "d", "objective": {"kind": "wgan_gp"}} | settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"critic": {"norm": "batch"}}, "BatchNorm couples the rows of a batch"),
+        ({"generator": {"norm": "BatchNorm"}}, "BatchNorm couples the rows of a batch"),
+        ({"critic": {"minibatch_std": 4}}, "minibatch_std couples the rows .* set minibatch_std to 0"),
+        (
+            {"objective": {"kind": "mmd", "embedding": 8}, "critic": {"minibatch_std": 4}},
+            "penalty of 'mmd' is defined row by row",
+        ),
+        (
+            {"objective": {"kind": "ns_gan"}, "critic": {"minibatch_std": 6}},
+            "batch = 512 is no multiple of critic.minibatch_std = 6",
+        ),
+        ({"objective": {"kind": "wgan"}, "critic": {"spectral_norm": True}}, "take objective 'sn_gan'"),
+        ({"objective": {"kind": "wgan"}, "critic": {"norm": "layer"}}, "take objective 'wgan_gp'"),
+        ({"objective": {"kind": "sn_gan"}, "critic": {"spectral_norm": False}}, "set it to true, or take 'ns_gan'"),
+        ({"objective": {"kind": "cramer", "critic": "surrogate", "pairs": "all"}}, "take 'critic: energy'"),
+        ({"objective": {"kind": "energy"}, "n_critic": 5}, "n_critic = 5, but 'energy' on features has no critic"),
+        ({"objective": {"kind": "energy"}, "head_start": {}}, "has no critic to be ahead"),
+        ({"n_critic": 0}, "the critic of 'wgan_gp' has to learn"),
+        ({"objective": {"kind": "mmd"}, "terms": [{"kind": "feature_matching"}]}, "feature_matching needs a critic"),
+        ({"precision": "float64", "autocast": "bfloat16"}, "contradicts itself"),
+        ({"generator_optimiser": {"schedule": "exponential", "final": 0}}, "an exponential never reaches zero"),
+        ({"critic_optimiser": {"warm_up": 4000}}, "warm_up lasts 4000 steps, the whole run"),
+        ({"objective": {"kind": "gan", "real_label": 0.4}}, "greater than 0.5"),
+        ({"preset": "fat_gun"}, "'fat_gan', 'wgan_gp_toy' or 'rich'"),
+        ({"critic_optimiser": {"kind": "sgd"}}, "'adam', 'rmsprop'"),
+    ],
+)
+def test_parts_that_disagree_are_refused_with_a_cure(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(Training, {"dataset": "d", "objective": {"kind": "wgan_gp"}} | settings, "test")
+
+
+FILE = """
+datasets:
+  d: {source: {kind: file, paths: [a.csv], features: [x], weight: w}}
+trainings:
+  t: {dataset: d, objective: {kind: cramer, critic: surrogate}}
+targets:
+  run: {trainings: [t]}
+"""
+
+
+def test_what_a_training_s_data_cannot_carry_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"trainings.t: the surrogate critic with weights .* signed_weights to clip"):
+        config(FILE, tmp_path)
+    config(FILE.replace("dataset: d,", "dataset: d, signed_weights: clip,"), tmp_path)
+    constrained = FILE.replace("critic: surrogate", "critic: energy").replace(
+        "dataset: d,", "dataset: d, terms: [{kind: constrainer, conditions: [p]}],"
+    )
+    with pytest.raises(ConfigError, match="a constrainer regresses conditions, and dataset 'd' has none"):
+        config(constrained, tmp_path)
+    with pytest.raises(ConfigError, match=r"terms\.conditions names 'p', which is not defined"):
+        config(constrained.replace("features: [x],", "features: [x], conditions: [q],"), tmp_path)
+
+
+def test_an_objective_brings_its_paper_s_defaults() -> None:
+    wgan = training(objective={"kind": "wgan"})
+    assert (wgan.n_critic, wgan.critic_optimiser.kind, wgan.generator_optimiser.learning_rate) == (5, "rmsprop", 5e-5)
+    assert training(objective={"kind": "ns_gan"}).n_critic == 1
+    assert training(objective={"kind": "sn_gan"}).critic.spectral_norm
+    assert training(objective={"kind": "energy"}).n_critic == 0
+    assert training(objective={"kind": "energy", "embedding": 8}).n_critic == 5
+    mine = training(objective={"kind": "wgan"}, n_critic=3, critic_optimiser={"learning_rate": 1e-3})
+    assert mine.n_critic == 3
+    assert (mine.critic_optimiser.kind, mine.critic_optimiser.learning_rate) == ("rmsprop", 1e-3)
+    assert training(objective={"kind": "wgan"}, critic_optimiser={"kind": "adam"}).critic_optimiser == Adam()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_valid_and_stand_under_the_user_s_keys(preset: str) -> None:
+    recipe = parse(Training, {"dataset": "d", "preset": preset}, "test")
+    assert recipe.generator.width == PRESETS[preset]["generator"]["width"]
+    mine = parse(
+        Training, {"dataset": "d", "preset": preset, "generator": {"width": 7}, "objective": {"kind": "ls_gan"}}, "test"
+    )
+    assert (mine.generator.width, mine.generator.depth) == (7, recipe.generator.depth)
+    assert mine.objective.kind == "ls_gan"
+    assert parse(Training, recipe.canonical(), "test") == recipe
+
+
+def test_every_preset_can_be_named() -> None:
+    assert [name for name in get_args(Training.model_fields["preset"].annotation) if name is not type(None)] == [
+        Literal[*PRESETS]
+    ]
+
+
+def test_every_objective_and_preset_has_a_row_in_the_documentation() -> None:
+    page = (ROOT / "docs" / "objectives.md").read_text()
+    kinds = [get_args(kind.model_fields["kind"].annotation)[0] for kind in get_args(get_args(Objective)[0])]
+    terms = [get_args(kind.model_fields["kind"].annotation)[0] for kind in get_args(get_args(Term)[0])]
+    assert not [name for name in (*kinds, *terms, *PRESETS) if f"\n| `{name}`" not in page]
 
 
 def test_every_wrong_field_is_said_at_once(tmp_path: Path) -> None:

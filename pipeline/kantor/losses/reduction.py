@@ -3,6 +3,8 @@
 Data parallelism averages gradients over R ranks, so a rank's share of a joined mean is R times its part of the sum.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -36,14 +38,55 @@ def coefficients(weights_B: Tensor | None, like_B: Tensor) -> Tensor:
     if weights_B is None:
         return torch.full_like(like_B, 1 / len(like_B))
     sums = joined_sum(torch.stack([weights_B.sum(), weights_B.abs().sum()]))
-    if abs(sums[0]) <= 1e-6 * sums[1]:
+    check_total(sums[0], sums[1])
+    return weights_B * (world_size() / sums[0])
+
+
+def check_total(total: Tensor, size: Tensor) -> None:
+    """Raise `TrainingError` where a total weight vanishes beside its size, the total of absolute weights."""
+    if bool((total.abs() <= 1e-6 * size).any()):
         raise TrainingError(
             "the weights of a batch add up to zero",
             cure="use a larger batch, or signed_weights: clip",
         )
-    return weights_B * (world_size() / sums[0])
 
 
 def penalty_coefficients(weights_B: Tensor | None, like_B: Tensor) -> Tensor:
     """As `coefficients`, of |w|: a penalty must not be rewarded where weights are negative."""
     return coefficients(None if weights_B is None else weights_B.abs(), like_B)
+
+
+def joined_moment(value: Tensor) -> Tensor:
+    """The mean over ranks of `value`, for losses that are functions of means over the joined batch.
+
+    Its gradient flows to this rank's part alone: data parallelism's mean over ranks then is the joined gradient.
+    """
+    return joined_mean(value) + (value - value.detach())
+
+
+def gathered(rows: Tensor) -> Tensor:
+    """(R B, ...) the rows of all ranks, this rank's first, differentiable.
+
+    A row's gradient is the sum of what all ranks' losses have for it, so losses have to be shares as in `coefficients`.
+    """
+    if world_size() == 1:
+        return rows
+    everything = _Gather.apply(rows)
+    assert isinstance(everything, Tensor)
+    return everything.roll(-dist.get_rank() * len(rows), 0)
+
+
+class _Gather(torch.autograd.Function):
+    """(B, ...) of each rank to (R B, ...) in the order of ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Tensor:
+        total = cotangents[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total.chunk(world_size())[dist.get_rank()]

@@ -27,7 +27,7 @@ def batch(seed: int = 1, *, weighted: bool = True) -> Batch:
 
 def critic(outputs: int) -> Critic:
     torch.manual_seed(2)
-    return Critic(config.Network(width=16, depth=2, activation="silu"), C, D, outputs).double()
+    return Critic(config.CriticNetwork(width=16, depth=2, activation="silu"), C, D, outputs).double()
 
 
 def gradients(loss: Tensor, module: nn.Module) -> list[Tensor]:

@@ -1,0 +1,148 @@
+"""Kernel distances over all pairs of a batch: moment matching without a critic, or on the embedding of one.
+
+Shapes: B rows of this rank, N of all ranks, D critic features, O outputs of the critic.
+
+    MMD^2 = sum a_i a_j k(x_i, x_j) + sum b_i b_j k(y_i, y_j) - 2 sum a_i b_j k(x_i, y_j),
+
+each sum over i != j and divided by that of its weights: unbiased, and the energy distance for k = -d. The last sum has
+no i = j either, since a generated event shares the conditions of the real one in its row.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from kantor import config
+from kantor.losses.base import Batch, CriticLoss, bare
+from kantor.losses.penalty import penalised
+from kantor.losses.reduction import check_total, gathered, world_size
+from kantor_kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic, kernel_potential
+
+
+class AllPairs:
+    """L_G = MMD^2 of h(x) and h(x~);  L_C = -L_G + lambda GP.
+
+    The penalty acts on the witness f(x) = E k(h(x), h(real)) - E k(h(x), h(generated)), the row whose neighbourhood
+    x_hat lies in left out of both (Bellemare et al., arXiv:1705.10743, for k = -d, the energy critic; Binkowski et
+    al., arXiv:1801.01401, eq. (3) and section 3.1, for others).
+    """
+
+    output_bias = False
+
+    def __init__(self, kernel: Kernel, embedding: int, penalty: config.Penalty) -> None:
+        self.kernel, self.outputs, self.penalty = kernel, embedding, penalty
+
+    def critic_loss(self, critic: nn.Module, batch: Batch) -> CriticLoss:
+        # One forward for both halves: data parallelism wants one pass through the wrapper and one backward.
+        both = critic(torch.cat([batch.real, batch.fake]), torch.cat([batch.conditions] * 2))
+        real_BO, fake_BO = both.chunk(2)
+        a_B, b_B = pair_weights(batch)
+        distance = all_pairs(real_BO, fake_BO, a_B, b_B, self.kernel)
+
+        # The slope of f is q . dh/dx with q = df/dh, so that only h has to be differentiated forwards.
+        with torch.no_grad():
+            x_BD = batch.eps * batch.real + (1 - batch.eps) * batch.fake
+        h_BO = bare(critic)(x_BD, batch.conditions)
+        witness_B = _witness(h_BO, real_BO, fake_BO, a_B, b_B, self.kernel)
+        (q_BO,) = torch.autograd.grad(witness_B.sum(), h_BO, create_graph=True)
+
+        def f(x_BD: Tensor, c_BC: Tensor) -> Tensor:
+            return (q_BO * bare(critic)(x_BD, c_BC)).sum(-1)
+
+        return penalised(self.penalty, f, batch, slice(None), distance, batch.weights)
+
+    def generator_loss(self, critic: nn.Module, batch: Batch) -> Tensor:
+        # Nothing flows back through the real rows.
+        with torch.no_grad():
+            real_BO = critic(batch.real, batch.conditions)
+        return all_pairs(real_BO, critic(batch.fake, batch.conditions), *pair_weights(batch), self.kernel)
+
+
+class Matching:
+    """L_G = MMD^2 of the events themselves, conditions beside the features; there is no critic.
+
+    Generative moment matching (Li et al., arXiv:1502.02761, eq. (3)); with k = -d the energy distance.
+    """
+
+    outputs = 0
+    output_bias = False
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+
+    def critic_loss(self, critic: nn.Module, batch: Batch) -> CriticLoss:
+        raise NotImplementedError("there is no critic to train")
+
+    def generator_loss(self, critic: nn.Module, batch: Batch) -> Tensor:
+        real_BO, fake_BO = critic(batch.real, batch.conditions), critic(batch.fake, batch.conditions)
+        return all_pairs(real_BO, fake_BO, *pair_weights(batch), self.kernel)
+
+
+def matching(settings: config.EnergyMatching | config.MmdMatching) -> AllPairs | Matching:
+    kernel = Energy() if isinstance(settings, config.EnergyMatching) else make_kernel(settings)
+    if settings.embedding is None:
+        return Matching(kernel)
+    return AllPairs(kernel, settings.embedding, settings.penalty)
+
+
+def make_kernel(settings: config.Kernels) -> Kernel:
+    match settings.kernel:
+        case "gaussian":
+            return Gaussian(settings.scales)
+        case "laplacian":
+            return Laplacian(settings.scales)
+        case "rational_quadratic":
+            return RationalQuadratic(settings.scales)
+
+
+def pair_weights(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Weights of real and generated rows; a generated event has that of the row whose conditions it shares, if any."""
+    ones_B = torch.ones_like(batch.eps[:, 0])
+    real_B = ones_B if batch.weights is None else batch.weights
+    return real_B, real_B if batch.conditions.shape[-1] else ones_B
+
+
+def all_pairs(real_BO: Tensor, fake_BO: Tensor, a_B: Tensor, b_B: Tensor, kernel: Kernel) -> Tensor:
+    """This rank's share of MMD^2 over all pairs of different rows of the joined batch.
+
+    Each rank pairs its rows with those of all ranks, held constant: so every pair is met from both of its ends, its
+    gradient at the end that is not constant.
+    """
+    real_NO, fake_NO, a_N, b_N = (gathered(rows.detach()) for rows in (real_BO, fake_BO, a_B, b_B))
+
+    def mean(x_BO: Tensor, y_NO: Tensor, u_B: Tensor, u_N: Tensor, w_N: Tensor) -> Tensor:
+        total, size = _pair_totals(u_N, w_N)
+        check_total(total, size)
+        return (u_B * _potential(x_BO, y_NO, w_N, kernel)).sum() / total
+
+    value = world_size() * (
+        mean(real_BO, real_NO, a_B, a_N, a_N)
+        + mean(fake_BO, fake_NO, b_B, b_N, b_N)
+        - mean(real_BO, fake_NO, a_B, a_N, b_N)
+        - mean(fake_BO, real_NO, b_B, b_N, a_N)
+    )
+    # A pair's other end is held constant where it is met, so what flows back here is half of the gradient.
+    return 2 * value - value.detach()
+
+
+def _witness(h_BO: Tensor, real_BO: Tensor, fake_BO: Tensor, a_B: Tensor, b_B: Tensor, kernel: Kernel) -> Tensor:
+    """f at each of this rank's rows, its gradient by the embeddings of all ranks' rows included."""
+    real_NO, fake_NO, a_N, b_N = (gathered(rows) for rows in (real_BO, fake_BO, a_B, b_B))
+
+    def mean(y_NO: Tensor, w_B: Tensor, w_N: Tensor) -> Tensor:
+        others_B = w_N.sum() - w_B
+        check_total(others_B, w_N.abs().sum())
+        return _potential(h_BO, y_NO, w_N, kernel) / others_B
+
+    return mean(real_NO, a_B, a_N) - mean(fake_NO, b_B, b_N)
+
+
+def _potential(x_BO: Tensor, y_NO: Tensor, w_N: Tensor, kernel: Kernel) -> Tensor:
+    """sum_{j != i} w_j k(x_i, y_j): this rank's rows come first among all."""
+    return kernel_potential(x_BO, y_NO, w_N, kernel=kernel, normalise=False, skip_diagonal=True)
+
+
+def _pair_totals(u_N: Tensor, w_N: Tensor) -> tuple[Tensor, Tensor]:
+    """sum_{i != j} u_i w_j, and the same of absolute weights."""
+    total = u_N.sum() * w_N.sum() - (u_N * w_N).sum()
+    u_N, w_N = u_N.abs(), w_N.abs()
+    return total, u_N.sum() * w_N.sum() - (u_N * w_N).sum()
