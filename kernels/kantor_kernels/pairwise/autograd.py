@@ -97,6 +97,28 @@ def self_potential(
     return weighted.sum(-1), value_BN, grad_BND
 
 
+@torch.library.custom_op("kantor::pairwise_mmd", mutates_args=())
+def mmd(
+    x_BND: Tensor,
+    y_BMD: Tensor,
+    a_BN: Tensor | None,
+    b_BM: Tensor | None,
+    factor_B3: Tensor,
+    family: str,
+    constants: Sequence[float],
+    want_yy: bool,
+    want_x: bool,
+    want_y: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(Q, by_x, by_y): Q = f_0 sum_{i != j} a_i a_j k(x_i, x_j) - 2 f_1 sum_ij a_i b_j k(x_i, y_j)
+    + f_2 sum_{i != j} b_i b_j k(y_i, y_j), (B,) float64, with its gradients; the last sum only where it is wanted.
+
+    Everything at once, for a call that takes no longer than its overhead; not differentiable by the weights.
+    """
+    return _run(backend, "mmd", x_BND, y_BMD, a_BN, b_BM, factor_B3, family, constants, want_yy, want_x, want_y)
+
+
 @potential.register_fake
 def _(x_BND, y_BMD, b_BM, family, constants, skip_diagonal, want_grad, backend):
     grad_BND = torch.empty_like(x_BND) if want_grad else x_BND.new_empty(0)
@@ -123,6 +145,13 @@ def _(x_BND, a_BN, family, constants, want_rows, want_grad, backend):
         x_BND.new_empty(rows, dtype=torch.float64),
         grad_BND,
     )
+
+
+@mmd.register_fake
+def _(x_BND, y_BMD, a_BN, b_BM, factor_B3, family, constants, want_yy, want_x, want_y, backend):
+    by_x = torch.empty_like(x_BND) if want_x else x_BND.new_empty(0)
+    by_y = torch.empty_like(y_BMD) if want_y else y_BMD.new_empty(0)
+    return factor_B3.new_empty(x_BND.shape[:1]), by_x, by_y
 
 
 def _potential_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -203,7 +232,40 @@ def _self_backward(ctx: Any, scale_B: Tensor, *_: Tensor | None) -> tuple[Tensor
     return by_x, by_a, None, None, None, None, None
 
 
+def _mmd_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x_BND, y_BMD, a_BN, b_BM, factor_B3, family, constants, want_yy, want_x, want_y, backend = inputs
+    ctx.save_for_backward(
+        x_BND, y_BMD, a_BN, b_BM, factor_B3, output[1] if want_x else None, output[2] if want_y else None
+    )
+    ctx.setting = family, constants
+    ctx.want_yy, ctx.backend = want_yy, backend
+    ctx.mark_non_differentiable(output[1], output[2])
+
+
+def _mmd_backward(ctx: Any, scale_B: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    x_BND, y_BMD, a_BN, b_BM, factor_B3, by_x, by_y = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        # As in `_potential_backward`; the closed form of the gradient is made of operators that can be differentiated.
+        twice_3B11 = (2 * factor_B3.mT).to(x_BND.dtype)[..., None, None]
+
+        def slope(z: Tensor, w: Tensor | None, other: Tensor, v: Tensor | None, own: Tensor | None) -> Tensor:
+            total = -twice_3B11[1] * grad(z, other, v, *ctx.setting, False, ctx.backend)
+            if own is not None:
+                total = total + own * grad(z, z, w, *ctx.setting, True, ctx.backend)
+            return total if w is None else w.unsqueeze(-1) * total
+
+        if ctx.needs_input_grad[0]:
+            by_x = slope(x_BND, a_BN, y_BMD, b_BM, twice_3B11[0])
+        if ctx.needs_input_grad[1]:
+            by_y = slope(y_BMD, b_BM, x_BND, a_BN, twice_3B11[2] if ctx.want_yy else None)
+    scale_B11 = scale_B.to(x_BND.dtype)[:, None, None]
+    by_x = scale_B11 * by_x if ctx.needs_input_grad[0] else None
+    by_y = scale_B11 * by_y if ctx.needs_input_grad[1] else None
+    return by_x, by_y, *[None] * 9
+
+
 potential.register_autograd(_potential_backward, setup_context=_potential_context)
 grad.register_autograd(_grad_backward, setup_context=_grad_context)
 hvp.register_autograd(_hvp_backward)
 self_potential.register_autograd(_self_backward, setup_context=_self_context)
+mmd.register_autograd(_mmd_backward, setup_context=_mmd_context)

@@ -6,16 +6,15 @@ and slopes; close pairs, which the product loses, are computed there from differ
 4,096 columns. The energy distance on a line is sorted. Second derivatives and the polynomial kernel are matrix products
 in any case and run as in `tiled.py`.
 
-The kernels release the GIL and run on threads of our own, as many as PyTorch uses, so any thread may call; compiled
-code is cached by Numba beside this file or, where that is not writable, in the user's cache (or NUMBA_CACHE_DIR).
+The kernels release the GIL and run on the threads of `threads.py`, so any thread may call; compiled code is cached by
+Numba beside this file or, where that is not writable, in the user's cache (or NUMBA_CACHE_DIR).
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numba
@@ -25,14 +24,14 @@ from torch import Tensor
 
 from kantor_kernels.pairwise import line, tiled
 from kantor_kernels.pairwise.tiled import NEAR, hvp
+from kantor_kernels.threads import Work, share
 
-__all__ = ["grad", "hvp", "peak_bytes", "potential", "self_value"]
+__all__ = ["grad", "hvp", "mmd", "peak_bytes", "potential", "self_value"]
 
 FEATURES = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 BLOCK_COLUMNS = 4096
-TILE_ROWS, TILE_COLUMNS = 512, 1024
-# Less work than this many pairs is not worth waking a thread.
-PAIRS_PER_TASK = 50_000
+# A tile of products, its columns' points and the sums of its rows stay in the second cache.
+TILE_ROWS, TILE_COLUMNS = 128, 1024
 # Not "nnan" or "ninf": a NaN among the points must come out as a NaN.
 _FASTMATH = {"reassoc", "contract", "arcp", "afn", "nsz"}
 # The energy kernel with an exponent other than 1, whose power is no root.
@@ -50,14 +49,14 @@ def potential(
     want_grad: bool,
 ) -> tuple[Tensor, Tensor]:
     """(U, G) as `tiled.potential`."""
-    d = x_BND.shape[-1]
     if family == "polynomial":
         return tiled.potential(x_BND, y_BMD, b_BM, family, constants, skip_diagonal, want_grad)
-    if line.applies(d, family, constants):
+    if line.applies(x_BND.shape[-1], family, constants):
         return line.potential(x_BND, y_BMD, b_BM, skip_diagonal)
-    pairs = _OFF_DIAGONAL if skip_diagonal else _EVERY
-    value_BN, grad_BND = _compute(x_BND, y_BMD, b_BM, family, constants, pairs, want_grad)
-    return value_BN, x_BND.new_empty(0) if grad_BND is None else grad_BND
+    x, y = _samples(x_BND, y_BMD, None, b_BM)
+    sums = _sums(x, y, family, constants, _OFF_DIAGONAL if skip_diagonal else _EVERY, want_grad)
+    share(sums.work)
+    return sums.value, sums.slope
 
 
 def grad(
@@ -74,121 +73,244 @@ def grad(
 
 def self_value(x_BND: Tensor, a_BN: Tensor | None, family: str, constants: Sequence[float]) -> Tensor:
     """sum_{i != j} a_i a_j k(x_i, x_j) as (B,) float64, from the pairs j < i alone."""
-    d = x_BND.shape[-1]
-    if family == "polynomial" or line.applies(d, family, constants):
-        value_BN, factor = potential(x_BND, x_BND, a_BN, family, constants, True, False)[0], 1.0
-    else:
-        value_BN, factor = _compute(x_BND, x_BND, a_BN, family, constants, _BELOW, False)[0], 2.0
-    return factor * (value_BN if a_BN is None else a_BN * value_BN).sum(-1)
+    if family == "polynomial" or line.applies(x_BND.shape[-1], family, constants):
+        value_BN = potential(x_BND, x_BND, a_BN, family, constants, True, False)[0]
+        return (value_BN if a_BN is None else a_BN * value_BN).sum(-1)
+    x, _ = _samples(x_BND, x_BND, a_BN, a_BN)
+    sums = _sums(x, x, family, constants, _BELOW, False)
+    share(sums.work)
+    return sums.total()
+
+
+def mmd(
+    x_BND: Tensor,
+    y_BMD: Tensor,
+    a_BN: Tensor | None,
+    b_BM: Tensor | None,
+    factor_B3: Tensor,
+    family: str,
+    constants: Sequence[float],
+    want_yy: bool,
+    want_x: bool,
+    want_y: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(value, by_x, by_y) as `autograd.mmd`: all sums of a squared MMD at once, so that threads are woken once."""
+    if line.applies(x_BND.shape[-1], family, constants):
+        return _mmd_on_line(x_BND, y_BMD, a_BN, b_BM, factor_B3, want_yy, want_x, want_y)
+    x, y = _samples(x_BND, y_BMD, a_BN, b_BM)
+    sums = partial(_sums, family=family, constants=constants)
+    xy = sums(x, y, pairs=_EVERY, want_grad=want_x) if want_x or not want_y else None
+    yx = sums(y, x, pairs=_EVERY, want_grad=True) if want_y else None
+    xx = sums(x, x, pairs=_OFF_DIAGONAL if want_x else _BELOW, want_grad=want_x)
+    yy = sums(y, y, pairs=_OFF_DIAGONAL if want_y else _BELOW, want_grad=want_y) if want_yy else None
+    share(*(part.work for part in (xy, yx, xx, yy) if part is not None))
+
+    across = xy or yx
+    assert across is not None
+    value_B = factor_B3[:, 0] * xx.total() - 2 * factor_B3[:, 1] * across.total()
+    if yy is not None:
+        value_B = value_B + factor_B3[:, 2] * yy.total()
+    by_x, by_y = x_BND.new_empty(0), x_BND.new_empty(0)
+    twice_3B11 = (2 * factor_B3.mT).to(x_BND.dtype)[..., None, None]
+    if want_x:
+        assert xy is not None
+        by_x = x.weighted(twice_3B11[0] * xx.slope - twice_3B11[1] * xy.slope)
+    if want_y:
+        assert yx is not None
+        by_y = -twice_3B11[1] * yx.slope
+        by_y = y.weighted(by_y if yy is None else by_y + twice_3B11[2] * yy.slope)
+    return value_B, by_x, by_y
 
 
 def peak_bytes(batch: int, n: int, m: int, d: int, itemsize: int, device: str) -> int:
-    """Estimate of the extra memory of one pass: copies of the points, row sums, and one tile above 24 features."""
+    """Estimate of the extra memory of one pass: copies of the points, row sums, above 24 features a tile a thread."""
     points = batch * (n + m) * d * itemsize
     sums = batch * n * (8 + d * itemsize)
-    tile = 0 if d <= FEATURES[-1] else TILE_ROWS * TILE_COLUMNS * itemsize + TILE_ROWS * d * 12
+    tile = 0 if d <= FEATURES[-1] else TILE_ROWS * (TILE_COLUMNS * itemsize + d * 12) * torch.get_num_threads()
     return 2 * points + sums + tile
 
 
-def _compute(
-    x_BND: Tensor,
-    y_BMD: Tensor,
+def _mmd_on_line(
+    x_BN1: Tensor,
+    y_BM1: Tensor,
+    a_BN: Tensor | None,
     b_BM: Tensor | None,
-    family: str,
-    constants: Sequence[float],
-    pairs: int,
-    want_grad: bool,
-) -> tuple[Tensor, Tensor | None]:
+    factor_B3: Tensor,
+    want_yy: bool,
+    want_x: bool,
+    want_y: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A single direction of the sliced energy distance, which is exact here."""
+    # The sliced operation rests on this one; the pairs of a line need its walk.
+    from kantor_kernels.sliced import cpu as sliced
+
+    n, m = x_BN1.shape[1], y_BM1.shape[1]
+    weight_BK = None
+    total_x, total_y = factor_B3.new_full((1, 1), n), factor_B3.new_full((1, 1), m)
+    if a_BN is not None or b_BM is not None:
+        a_BN, b_BM = (
+            torch.ones_like(points[..., 0], dtype=torch.float64) if weight is None else weight.double()
+            for points, weight in ((x_BN1, a_BN), (y_BM1, b_BM))
+        )
+        total_x, total_y = a_BN.sum(-1, keepdim=True), b_BM.sum(-1, keepdim=True)
+        weight_BK = torch.cat([a_BN / total_x, b_BM / total_y], -1)
+    # What the self terms have beyond those of the V estimator; -1 leaves a term out.
+    excess_B2 = torch.cat([factor_B3[:, :1] * total_x**2, factor_B3[:, 2:] * total_y**2], -1) - 1
+    if not want_yy:
+        excess_B2[:, 1] = -1
+    values, slopes = [], []
+    for s in range(len(x_BN1)):
+        z_K1 = torch.cat([x_BN1[s], y_BM1[s]])
+        weight_K = None if weight_BK is None else weight_BK[s]
+        value, _, slope_K1, _ = sliced.energy(
+            z_K1, n, weight_K, excess_B2[s], torch.ones_like(z_K1[:1]), want_x or want_y, False
+        )
+        values.append(value.squeeze(0))
+        slopes.append(slope_K1)
+    slope_BK1 = torch.stack(slopes)
+    nothing = x_BN1.new_empty(0)
+    by_x = slope_BK1[:, :n].clone() if want_x else nothing
+    return torch.stack(values), by_x, slope_BK1[:, n:].clone() if want_y else nothing.clone()
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Points and weights in the layouts that the kernels want, each made when it is first asked for."""
+
+    points: Tensor  # (B, N, D)
+    weight: Tensor | None  # (B, N)
+    centre: Tensor | None  # (B, 1, D), of both samples, for matrix products
+
+    @cached_property
+    def rows(self) -> Any:
+        return self.points.numpy()
+
+    @cached_property
+    def columns(self) -> Any:
+        """(B, features, N), with zeros for features that the loop has beyond D, which change no distance."""
+        batch, n, d = self.points.shape
+        columns = np.zeros((batch, _loop_features(d), n), self.rows.dtype)
+        columns[:, :d] = self.rows.transpose(0, 2, 1)
+        return columns
+
+    @cached_property
+    def mass(self) -> Any:
+        """(B, N): the weights, 1 where there are none."""
+        return np.ones(self.points.shape[:2], self.rows.dtype) if self.weight is None else _array(self.weight)
+
+    @cached_property
+    def centred(self) -> Tensor:
+        assert self.centre is not None
+        return self.points - self.centre
+
+    @cached_property
+    def squares(self) -> Any:
+        return self.centred.square().sum(-1).numpy()
+
+    def weighted(self, slope_BND: Tensor) -> Tensor:
+        return slope_BND if self.weight is None else self.weight.unsqueeze(-1) * slope_BND
+
+
+def _samples(x_BND: Tensor, y_BMD: Tensor, a_BN: Tensor | None, b_BM: Tensor | None) -> tuple[_Sample, _Sample]:
+    centre_B1D = tiled.centre(x_BND, y_BMD) if x_BND.shape[-1] > FEATURES[-1] else None
+    # Helping threads know nothing of the caller's `no_grad`.
+    x, y = (
+        _Sample(points.detach().contiguous(), None if weight is None else weight.detach(), centre_B1D)
+        for points, weight in ((x_BND, a_BN), (y_BMD, b_BM))
+    )
+    return x, y
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """The sums over y for the rows of x, there once `work` has been done.
+
+    Attributes:
+        value: U, (B, N) float64.
+        slope: G, (B, N, D), or empty.
+        weight: (B, N) of the rows.
+        copies: how often a pair that was summed counts.
+        work: what computes them.
+    """
+
+    value: Tensor
+    slope: Tensor
+    weight: Tensor | None
+    copies: float
+    work: Work
+
+    def total(self) -> Tensor:
+        """sum_i a_i U_i, (B,) float64."""
+        return self.copies * (self.value if self.weight is None else self.weight * self.value).sum(-1)
+
+
+def _sums(x: _Sample, y: _Sample, family: str, constants: Sequence[float], pairs: int, want_grad: bool) -> _Sums:
+    batch, n, d = x.points.shape
+    m = y.points.shape[1]
     if family == "energy" and constants[0] != 1.0:
         family = _POWER
-    compute = _by_registers if x_BND.shape[-1] <= FEATURES[-1] else _by_products
-    return compute(x_BND, y_BMD, b_BM, family, constants, pairs, want_grad)
+    dtype = x.rows.dtype
+    scale = _scales(family, constants, dtype)
+    value_BN = torch.zeros(batch, n, dtype=torch.float64)
+    slope_BND = torch.empty_like(x.points) if want_grad else x.points.new_empty(0, 0, 0)
+    # On average half of the pairs are below the diagonal.
+    columns = m / 2 if pairs == _BELOW else m
+    if d <= FEATURES[-1]:
+        kernel = _row_kernel(_loop_features(d), family, len(constants), str(dtype), want_grad)
+        run = partial(kernel, x.rows, y.columns, y.mass, scale, value_BN.numpy(), slope_BND.numpy(), pairs)
+        work = Work(run, batch * n, columns)
+    else:
+        kernel = _tile_kernel(family, len(constants), str(dtype), want_grad)
+        run = partial(_tiles, kernel, x, y, scale, value_BN, slope_BND, pairs)
+        work = Work(run, batch * -(-n // TILE_ROWS), TILE_ROWS * columns, calls_torch=True)
+    return _Sums(value_BN, slope_BND, x.weight, 2.0 if pairs == _BELOW else 1.0, work)
 
 
-def _by_registers(
-    x_BND: Tensor,
-    y_BMD: Tensor,
-    b_BM: Tensor | None,
-    family: str,
-    constants: Sequence[float],
+def _tiles(
+    kernel: Callable[..., None],
+    x: _Sample,
+    y: _Sample,
+    scale: Any,
+    value_BN: Tensor,
+    slope_BND: Tensor,
     pairs: int,
-    want_grad: bool,
-) -> tuple[Tensor, Tensor | None]:
-    batch, n, d = x_BND.shape
-    m = y_BMD.shape[1]
-    features = next(f for f in FEATURES if f >= d)
-    x = _padded(x_BND, features)
-    y = _padded(y_BMD, features).transpose(0, 2, 1).copy()
-    b = np.ones((batch, m), x.dtype) if b_BM is None else _array(b_BM)
-    value = np.empty((batch, n))
-    slope = np.empty((batch, n, features) if want_grad else (1, 1, features), x.dtype)
-    kernel = _row_kernel(features, family, len(constants), str(x.dtype), want_grad)
-    scale = _scales(family, constants, x.dtype)
-
-    _share(partial(kernel, x, y, b, scale, value, slope, pairs), batch * n, m)
-    if not want_grad:
-        return torch.from_numpy(value), None
-    grad_BND = torch.from_numpy(slope)
-    return torch.from_numpy(value), grad_BND if features == d else grad_BND[..., :d].contiguous()
-
-
-def _by_products(
-    x_BND: Tensor,
-    y_BMD: Tensor,
-    b_BM: Tensor | None,
-    family: str,
-    constants: Sequence[float],
-    pairs: int,
-    want_grad: bool,
-) -> tuple[Tensor, Tensor | None]:
-    batch, n, d = x_BND.shape
-    m = y_BMD.shape[1]
-    value_BN = x_BND.new_zeros((batch, n), dtype=torch.float64)
-    grad_BND = torch.empty_like(x_BND, memory_format=torch.contiguous_format) if want_grad else None
-    kernel = _tile_kernel(family, len(constants), str(_array(x_BND[:0]).dtype), want_grad)
-    scale = _scales(family, constants, _array(x_BND[:0]).dtype)
-    product_RC = x_BND.new_empty((min(n, TILE_ROWS), min(m, TILE_COLUMNS)))
-    centre_B1D = tiled.centre(x_BND, y_BMD)
-    for s in range(batch):
-        x_ND, y_MD = (x_BND[s] - centre_B1D[s]).contiguous(), (y_BMD[s] - centre_B1D[s]).contiguous()
-        raw_x, raw_y = _array(x_BND[s]), _array(y_BMD[s])
-        x2, y2 = _array(x_ND.square().sum(1)), _array(y_MD.square().sum(1))
-        b = np.ones(m, x2.dtype) if b_BM is None else _array(b_BM[s])
-        value = value_BN[s].numpy()
-        for i0 in range(0, n, TILE_ROWS):
-            x_RD = x_ND[i0 : i0 + TILE_ROWS]
-            # Slopes of the tile's rows: their sum, what multiplies y, and the close pairs by differences.
-            total = np.zeros(len(x_RD))
-            near = np.zeros((len(x_RD), d) if want_grad else (1, d))
-            pull_RD = torch.zeros_like(x_RD)
-            for j0 in range(0, m if pairs != _BELOW else min(m, i0 + len(x_RD)), TILE_COLUMNS):
-                y_CD = y_MD[j0 : j0 + TILE_COLUMNS]
-                tile_RC = product_RC.view(-1)[: len(x_RD) * len(y_CD)].view(len(x_RD), len(y_CD))
-                torch.mm(x_RD, y_CD.mT, out=tile_RC)
-                work = partial(
-                    kernel, tile_RC.numpy(), raw_x, raw_y, x2, y2, b, scale, value, total, near, NEAR, pairs, i0, j0
-                )
-                _share(work, len(x_RD), len(y_CD))
-                if want_grad:
-                    pull_RD.addmm_(tile_RC, y_CD)
-            if grad_BND is not None:
-                slope_RD = torch.from_numpy(total).unsqueeze(1) * x_RD - pull_RD + torch.from_numpy(near)
-                grad_BND[s, i0 : i0 + TILE_ROWS] = slope_RD.to(grad_BND.dtype)
-    return value_BN, grad_BND
+    first: int,
+    last: int,
+) -> None:
+    """The sums for rows of tiles, counted through the batch; always the same tiles, whatever the threads."""
+    n, m, d = x.points.shape[1], y.points.shape[1], x.points.shape[2]
+    want_grad = slope_BND.numel() > 0
+    tiles = -(-n // TILE_ROWS)
+    product = x.points.new_empty(min(n, TILE_ROWS) * min(m, TILE_COLUMNS))
+    for index in range(first, last):
+        s, i0 = index // tiles, index % tiles * TILE_ROWS
+        row = s, slice(i0, i0 + TILE_ROWS)
+        x_RD, value = x.centred[row], value_BN[row].numpy()
+        rows = len(x_RD)
+        # Slopes of the rows: their sum, what multiplies y, and those of the close pairs by differences.
+        total, near = np.zeros(rows), np.zeros((rows, d if want_grad else 0))
+        pull_RD = torch.zeros_like(x_RD)
+        for j0 in range(0, m if pairs != _BELOW else min(m, i0 + rows), TILE_COLUMNS):
+            column = s, slice(j0, j0 + TILE_COLUMNS)
+            y_CD = y.centred[column]
+            tile_RC = product[: rows * len(y_CD)].view(rows, len(y_CD))
+            torch.mm(x_RD, y_CD.mT, out=tile_RC)
+            kernel(
+                tile_RC.numpy(), x.rows[row], y.rows[column], x.squares[row], y.squares[column], y.mass[column], scale,
+                value, total, near, NEAR, pairs, i0 - j0,
+            )  # fmt: skip
+            if want_grad:
+                pull_RD.addmm_(tile_RC, y_CD)
+        if want_grad:
+            slope_BND[row] = torch.from_numpy(total).unsqueeze(1) * x_RD - pull_RD + torch.from_numpy(near)
 
 
 def _array(tensor: Tensor) -> Any:
-    return tensor.detach().contiguous().numpy()
+    return tensor.contiguous().numpy()
 
 
-def _padded(x_BND: Tensor, features: int) -> Any:
-    """As a contiguous array with zeros for the missing features, which change no distance."""
-    x = _array(x_BND)
-    if x.shape[-1] == features:
-        return x
-    out = np.zeros((*x.shape[:2], features), x.dtype)
-    out[..., : x.shape[-1]] = x
-    return out
+def _loop_features(d: int) -> int:
+    return next(features for features in FEATURES if features >= d)
 
 
 def _scales(family: str, constants: Sequence[float], dtype: Any) -> Any:
@@ -203,39 +325,6 @@ def _scales(family: str, constants: Sequence[float], dtype: Any) -> Any:
     return values.astype(dtype)
 
 
-# Threads
-
-
-def _share(work: Callable[[int, int], None], rows: int, columns: int) -> None:
-    """Run work(first, last) over all rows, on the caller and on as many threads as PyTorch uses."""
-    threads = min(torch.get_num_threads(), max(1, rows * columns // PAIRS_PER_TASK))
-    if threads == 1:
-        work(0, rows)
-        return
-    # Several tasks a thread even out a busy machine.
-    step = -(-rows // (4 * threads))
-    starts = iter(range(0, rows, step))
-
-    def drain() -> None:
-        # next() on a range iterator is atomic under the GIL, which the compiled kernel alone releases.
-        for first in starts:
-            work(first, min(first + step, rows))
-
-    helpers = [_pool(threads - 1).submit(drain) for _ in range(threads - 1)]
-    drain()
-    for helper in helpers:
-        helper.result()
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="kantor-pairwise")
-
-
-# Threads do not survive a fork; the child makes its own.
-os.register_at_fork(after_in_child=_pool.cache_clear)
-
-
 # Generated code
 
 
@@ -246,11 +335,12 @@ def _row_kernel(features: int, family: str, count: int, dtype: str, want_grad: b
     every_d = range(features)
     code = _Code()
     code(0, f"def {name}(x, y, b, scale, value, slope, pairs, first, last):")
-    code(1, "n, m = x.shape[1], y.shape[2]")
+    code(1, "n, m, features = x.shape[1], y.shape[2], x.shape[2]")
     _declare(code, family, count, dtype)
     code(1, "for row in range(first, last):")
     code(2, "s = row // n", "i = row - s * n", "U = 0.0")
-    code(2, *(f"x{d} = x[s, i, {d}]" for d in every_d), *(f"G{d} = 0.0" for d in every_d if want_grad))
+    code(2, *(f"x{d} = x[s, i, {d}] if features > {d} else zero" for d in every_d))
+    code(2, *(f"G{d} = 0.0" for d in every_d if want_grad))
     # Columns on either side of the diagonal, or all of them at once.
     code(2, "for part in range(2):")
     code(3, "low = 0 if part == 0 else (min(i + 1, m) if pairs == 1 else m)")
@@ -267,30 +357,33 @@ def _row_kernel(features: int, family: str, count: int, dtype: str, want_grad: b
     if want_grad:
         code(5, "p *= w", *(f"g{d} += a{d} * p" for d in every_d))
     code(4, "U += u", *(f"G{d} += g{d}" for d in every_d if want_grad))
-    code(2, "value[s, i] = U", *(f"slope[s, i, {d}] = G{d}" for d in every_d if want_grad))
+    code(2, "value[s, i] = U")
+    if want_grad:
+        for d in every_d:
+            code(2, f"if features > {d}:", f"    slope[s, i, {d}] = G{d}")
     return code.compiled(name)
 
 
 @cache
 def _tile_kernel(family: str, count: int, dtype: str, want_grad: bool) -> Callable[..., None]:
-    """kernel(tile, x, y, x2, y2, b, scale, value, total, near, tau, pairs, i0, j0, first, last): from products to sums.
+    """kernel(tile, x, y, x2, y2, b, scale, value, total, near, tau, pairs, shift): from products to sums.
 
-    Rows first to last of the tile of x . y turn into weighted slopes; value and total gain the row sums, near the
-    slopes of close pairs, whose place in the tile becomes zero.
+    The products x . y of a tile turn into weighted slopes; value and total gain the sums of its rows, near the slopes
+    of close pairs, whose place in the tile becomes zero. A point has its partner on the diagonal `shift` columns on.
     """
     name = f"tile_{family}_{count}_{dtype}_{'slope' if want_grad else 'value'}"
     code = _Code()
-    code(0, f"def {name}(tile, x, y, x2, y2, b, scale, value, total, near, tau, pairs, i0, j0, first, last):")
-    code(1, "width, features = tile.shape[1], x.shape[1]")
+    code(0, f"def {name}(tile, x, y, x2, y2, b, scale, value, total, near, tau, pairs, shift):")
+    code(1, "height, width, features = tile.shape[0], tile.shape[1], x.shape[1]")
     _declare(code, family, count, dtype)
     code(1, "nan, two, tau = zero / zero, one + one, one * tau")
-    code(1, "for r in range(first, last):")
-    code(2, "i = i0 + r", "row, s2, u, g, close = tile[r], x2[i], zero, zero, 0")
+    code(1, "for r in range(height):")
+    code(2, "diagonal = r + shift", "row, s2, u, g, close = tile[r], x2[r], zero, zero, 0")
     # Infinity makes the excluded pair a close one, which the second loop leaves out.
-    code(2, "if pairs == 1 and 0 <= i - j0 < width:", "    row[i - j0] = one / zero")
+    code(2, "if pairs == 1 and 0 <= diagonal < width:", "    row[diagonal] = one / zero")
     # Below the diagonal, a row ends where the diagonal crosses it.
-    code(2, "stop = min(width, max(i - j0, 0)) if pairs == 2 else width")
-    code(2, "y2_block, w_block = y2[j0 : j0 + stop], b[j0 : j0 + stop]")
+    code(2, "stop = min(width, max(diagonal, 0)) if pairs == 2 else width")
+    code(2, "y2_block, w_block = y2[:stop], b[:stop]")
     code(2, "for c in range(w_block.shape[0]):")
     code(3, "size = s2 + y2_block[c]", "t = size - two * row[c]", "far = t > tau * size")
     code(3, "t = t if far else one", "w = w_block[c] if far else zero")
@@ -304,15 +397,15 @@ def _tile_kernel(family: str, count: int, dtype: str, want_grad: bool) -> Callab
     code(2, "if close > 0:")
     code(3, "for c in range(stop):")
     code(4, "if row[c] != row[c]:")
-    code(5, "row[c], j, t = zero, j0 + c, zero")
-    code(5, "if pairs == 1 and i == j:", "    continue")
-    code(5, "for d in range(features):", "    a = x[i, d] - y[j, d]", "    t += a * a")
-    code(5, "w = b[j]")
+    code(5, "row[c], t = zero, zero")
+    code(5, "if pairs == 1 and c == diagonal:", "    continue")
+    code(5, "for d in range(features):", "    a = x[r, d] - y[c, d]", "    t += a * a")
+    code(5, "w = b[c]")
     _profile(code, 5, family, count, dtype)
     code(5, "U += w * k")
     if want_grad:
-        code(5, "p *= w", "for d in range(features):", "    near[r, d] += p * (x[i, d] - y[j, d])")
-    code(2, "value[i] += U")
+        code(5, "p *= w", "for d in range(features):", "    near[r, d] += p * (x[r, d] - y[c, d])")
+    code(2, "value[r] += U")
     if want_grad:
         code(2, "total[r] += T")
     return code.compiled(name)

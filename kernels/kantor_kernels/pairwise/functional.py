@@ -146,11 +146,15 @@ def mmd(
             )
         return _reference_mmd(sample_x, sample_y, kernel, estimator, yy).to(out)
     total_B = 0.0
+    # One operator computes everything, unless a derivative by a weight is asked for.
+    at_once = chosen == "cpu" and kernel.radial and not (_weighs(sample_x) or _weighs(sample_y))
     for term in _terms(kernel, sample_x.flat, sample_y.flat, generator):
-        cross_B = _cross(sample_x, sample_y, term, chosen)
-        both_B = _self(sample_x, term.x, term, estimator, chosen) - 2 * cross_B
-        if yy is None:
-            both_B = both_B + _self(sample_y, term.y, term, estimator, chosen)
+        if at_once:
+            both_B = _at_once(sample_x, sample_y, term, estimator, yy is None, chosen)
+        else:
+            both_B = _self(sample_x, term.x, term, estimator, chosen) - 2 * _cross(sample_x, sample_y, term, chosen)
+            if yy is None:
+                both_B = both_B + _self(sample_y, term.y, term, estimator, chosen)
         total_B = total_B + term.factor * both_B
     assert isinstance(total_B, Tensor)
     total = total_B.reshape(x.shape[:-2])
@@ -400,13 +404,19 @@ class _Sample:
         return weight_BN.sum(-1, dtype=torch.float64)
 
     @property
+    def squares(self) -> Tensor:
+        """sum w^2 as (B,) float64."""
+        weight_BN = self.weight_flat
+        return self.total if weight_BN is None else weight_BN.double().square().sum(-1)
+
+    @property
     def pair_total(self) -> Tensor:
         """(sum w)^2 - sum w^2 as (B,) float64."""
-        weight_BN = self.weight_flat
-        if weight_BN is None:
-            batch, n = self.flat.shape[:2]
-            return self.points.new_full((batch,), float(n) * (n - 1), dtype=torch.float64)
-        return self.total**2 - weight_BN.double().square().sum(-1)
+        return self.total**2 - self.squares
+
+    def self_total(self, estimator: str) -> Tensor:
+        """What the sum over pairs of the sample is divided by."""
+        return self.pair_total if estimator == "u" else self.total**2
 
 
 @dataclass(frozen=True)
@@ -471,16 +481,36 @@ def _self(sample: _Sample, x_BND: Tensor, term: _Term, estimator: str, backend: 
         _first_order(x_BND),
         backend,
     )[0]
-    if estimator == "u":
-        return value_B / sample.pair_total
-    if term.diagonal is None:
+    if estimator == "v" and term.diagonal is None:
         degree, offset = term.constants
         diagonal_BN = (x_BND.double().square().sum(-1) / x_BND.shape[-1] + offset) ** int(degree)
         value_B = value_B + (diagonal_BN if w_BN is None else w_BN.double().square() * diagonal_BN).sum(-1)
-    elif term.diagonal != 0.0:
-        squares = float(x_BND.shape[1]) if w_BN is None else w_BN.double().square().sum(-1)
-        value_B = value_B + term.diagonal * squares
-    return value_B / sample.total**2
+    elif estimator == "v" and term.diagonal:
+        value_B = value_B + term.diagonal * sample.squares
+    return value_B / sample.self_total(estimator)
+
+
+def _at_once(sample_x: _Sample, sample_y: _Sample, term: _Term, estimator: str, want_yy: bool, backend: str) -> Tensor:
+    """The squared MMD of a radial term as (B,) float64, not differentiable by the weights."""
+    self_x, self_y = sample_x.self_total(estimator), sample_y.self_total(estimator)
+    factor_B3 = torch.stack([self_x, sample_x.total * sample_y.total, self_y], -1).reciprocal()
+    value_B = autograd.mmd(
+        term.x,
+        term.y,
+        sample_x.weight_flat,
+        sample_y.weight_flat,
+        factor_B3,
+        term.family,
+        term.constants,
+        want_yy,
+        _first_order(term.x),
+        _first_order(term.y),
+        backend,
+    )[0]
+    if estimator == "v" and term.diagonal:
+        share_B = sample_x.squares / self_x
+        value_B = value_B + term.diagonal * (share_B + sample_y.squares / self_y if want_yy else share_B)
+    return value_B
 
 
 def _reference_mmd(sample_x: _Sample, sample_y: _Sample, kernel: Kernel, estimator: str, yy: Tensor | None) -> Tensor:
@@ -505,6 +535,10 @@ def _choose(backend: str, x: Tensor, kernel: Kernel) -> tuple[str, str]:
     if backend == "triton":
         raise ValueError(f"backend 'triton' cannot run: {limit}")
     return "torch", limit
+
+
+def _weighs(sample: _Sample) -> bool:
+    return sample.weight is not None and _first_order(sample.weight)
 
 
 def _first_order(x: Tensor) -> bool:

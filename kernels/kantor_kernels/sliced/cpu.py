@@ -1,8 +1,8 @@
 """Backend `cpu`: one direction per thread, sorted by digits and walked once, compiled by Numba on first use.
 
 Formulas as in `tiled.py`. Projections of a block of directions are one matrix product; the slopes take their place, and
-a second product turns them into gradients. Threads and their number as in `pairwise/cpu.py`. Double precision, and more
-rows than 32 bits can count, are sorted as in `tiled.py`.
+a second product turns them into gradients. Double precision, and more rows than 32 bits can count, are sorted as in
+`tiled.py`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kantor_kernels.pairwise.cpu import _share
 from kantor_kernels.sliced import tiled
 from kantor_kernels.sliced.reference import factor
+from kantor_kernels.threads import Work, share
 
 # Bounds the memory; no fewer directions than this, to keep several threads busy.
 BLOCK_ELEMENTS, BLOCK_DIRECTIONS = 1 << 22, 8
@@ -57,7 +57,7 @@ def energy(
         walk = partial(
             _walk, line_RK.numpy(), n, weight, e_x, e_y, values, spread, pull_RK.numpy(), want_slope, want_pull
         )
-        _share(walk, rows, k * PAIRS_PER_ROW)
+        share(Work(walk, rows, k * PAIRS_PER_ROW))
         if want_slope:
             slope_KD.addmm_(line_RK.mT, direction_RD)
         if want_pull:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
-from kantor_kernels import energy_distance, explain, kernel_potential, self_energy
-from kantor_kernels.pairwise import cpu
+from kantor_kernels import Laplacian, energy_distance, explain, kernel_potential, mmd, self_energy
 from kantor_kernels.testing import assert_close
+from kantor_kernels.threads import Work, share
 
 
 def test_it_is_the_choice_on_a_processor() -> None:
@@ -36,41 +41,66 @@ def test_many_threads_may_call_at_once(d: int) -> None:
     assert results == [expected] * 30
 
 
-def test_the_number_of_threads_is_that_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("calls_torch", [False, True])
+def test_the_number_of_threads_is_that_of_pytorch(calls_torch: bool, threads: Callable[[int], None]) -> None:
     seen: set[str] = set()
 
     def work(first: int, last: int) -> None:
         seen.add(threading.current_thread().name)
+        assert not calls_torch or torch.get_num_threads() == 1
         time.sleep(0.01)
 
-    for threads in (1, 3):
+    for count in (3, 5):
         seen.clear()
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        cpu._share(work, 1000, 1000)
-        assert len(seen) == threads
+        threads(count)
+        share(Work(work, 1000, 1000, calls_torch))
+        assert len(seen) == count
+        assert torch.get_num_threads() == count
+    caller = threading.current_thread().name
+    assert (caller in seen) is not calls_torch
 
 
-def test_every_row_is_worked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+def test_every_row_is_worked_once(threads: Callable[[int], None]) -> None:
+    threads(3)
     for rows in (1, 2, 7, 1001):
-        count = [0] * rows
+        count = np.zeros((2, rows), int)
 
-        def work(first: int, last: int, count: list[int] = count) -> None:
-            for row in range(first, last):
-                count[row] += 1
+        def work(kind: int, first: int, last: int, count: np.ndarray = count) -> None:
+            count[kind, first:last] += 1
 
-        cpu._share(work, rows, 100_000)
-        assert count == [1] * rows
+        share(Work(partial(work, 0), rows, 100_000), Work(partial(work, 1), rows, 10))
+        assert (count == 1).all()
 
 
-def test_values_do_not_depend_on_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, y = torch.randn(400, 6), torch.randn(500, 6)
-    values = []
-    for threads in (1, 2, 5):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        values.append(kernel_potential(x, y, backend="cpu"))
-    assert torch.equal(values[0], values[1])
-    assert torch.equal(values[0], values[2])
+def test_what_a_thread_raises_comes_out(threads: Callable[[int], None]) -> None:
+    def work(first: int, last: int) -> None:
+        raise ValueError("row 7")
+
+    threads(3)
+    for calls_torch in (False, True):
+        with pytest.raises(ValueError, match="row 7"):
+            share(Work(work, 1000, 1000, calls_torch))
+
+
+@pytest.mark.parametrize("d", [1, 6, 40])
+def test_values_do_not_depend_on_the_threads(d: int, threads: Callable[[int], None]) -> None:
+    x, y = torch.randn(1, 700, d), torch.randn(1, 500, d)
+    x.requires_grad_()
+    results = []
+    for count in (1, 2, 5):
+        threads(count)
+        value = energy_distance(x, y, backend="cpu")
+        results.append((kernel_potential(x, y, backend="cpu"), value, torch.autograd.grad(value.sum(), x)[0]))
+    for other in results[1:]:
+        for ours, again in zip(results[0], other, strict=True):
+            assert torch.equal(ours, again)
 
 
 @pytest.mark.parametrize("d", [1, 5, 30])
@@ -79,8 +109,7 @@ def test_nan_comes_out_as_nan(d: int) -> None:
     x[3, 0] = float("nan")
     potential = kernel_potential(x, y, backend="cpu")
     assert potential[3].isnan()
-    if d > 1:
-        assert energy_distance(x, y, backend="cpu").isnan()
+    assert energy_distance(x, y, backend="cpu").isnan()
 
 
 def test_the_line_with_ties_weights_and_an_offset() -> None:
@@ -96,6 +125,81 @@ def test_the_line_with_ties_weights_and_an_offset() -> None:
         (slope,) = torch.autograd.grad(ours.sum(), point)
         (expected,) = torch.autograd.grad(exact.sum(), again)
         assert_close("slope", slope, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("estimator", ["u", "v"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("reused", [False, True])
+def test_the_energy_distance_on_a_line(dtype: torch.dtype, estimator: str, weighted: bool, reused: bool) -> None:
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randint(0, 60, (2, 70, 1), generator=generator).to(dtype) / 16
+    y = torch.randint(0, 60, (2, 50, 1), generator=generator).to(dtype) / 16
+    weight_x = torch.rand(2, 70, generator=generator).to(dtype) - 0.1
+    results = []
+    for backend, kind in (("cpu", dtype), ("reference", torch.float64)):
+        points = [tensor.to(kind, copy=True).requires_grad_() for tensor in (x, y)]
+        weight = weight_x.to(kind) if weighted else None
+        yy = torch.tensor([0.5, 0.25], dtype=torch.float64) if reused else None
+        value = energy_distance(points[0], points[1], weight, estimator=estimator, yy=yy, backend=backend)
+        slopes = torch.autograd.grad(value.sum(), points, create_graph=True)
+        curves = torch.autograd.grad(torch.cat(slopes, 1).square().sum(), points, allow_unused=True)
+        results.append((value, *slopes, *curves))
+    tolerance = 2e-6 if dtype == torch.float32 else 1e-12
+    for index, (ours, exact) in enumerate(zip(*results, strict=True)):
+        ours, exact = (torch.zeros(()) if tensor is None else tensor for tensor in (ours, exact))
+        assert_close(f"result {index}", ours, exact, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("d", [1, 3, 40])
+@pytest.mark.parametrize("sides", ["x", "y", "xy", ""])
+@pytest.mark.parametrize("estimator", ["u", "v"])
+def test_all_sums_at_once_equal_each_alone(d: int, sides: str, estimator: str) -> None:
+    """A derivative by a weight is taken from operators of their own, everything else from one."""
+    generator = torch.Generator().manual_seed(9)
+    x, y = (torch.randn(2, n, d, generator=generator, dtype=torch.float64) for n in (40, 30))
+    weight = torch.rand(2, 30, generator=generator, dtype=torch.float64)
+    results = []
+    for weighs in (False, True):
+        points = [point.clone().requires_grad_(side in sides) for side, point in (("x", x), ("y", y))]
+        known = weight.clone().requires_grad_(weighs)
+        leaves = [point for point in points if point.requires_grad]
+        for yy in (None, torch.ones(2, dtype=torch.float64)):
+            value = mmd(
+                points[0],
+                points[1],
+                None,
+                known,
+                kernel=Laplacian([0.7, 2.0]),
+                estimator=estimator,
+                yy=yy,
+                backend="cpu",
+            )
+            results.append(value)
+            if leaves:
+                results += torch.autograd.grad(value.sum(), leaves)
+    half = len(results) // 2
+    for once, alone in zip(results[:half], results[half:], strict=True):
+        assert_close("once", once.detach(), alone.detach(), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("d", [4, 40])
+def test_memory_grows_with_the_rows_alone(d: int) -> None:
+    """Value and gradient in a process of its own, after a first call has loaded everything."""
+    rows = 40_000 if d == 4 else 20_000
+    script = f"""
+import resource, torch
+from kantor_kernels import energy_distance
+x, y = torch.randn({rows}, {d}, requires_grad=True), torch.randn({rows}, {d})
+energy_distance(x[:2000], y[:2000], backend="cpu").backward()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+energy_distance(x, y, backend="cpu").backward()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    # Sixteen numbers for each coordinate and tiles of threads; a matrix of all pairs would be gigabytes.
+    assert int(found.stdout) < 2 * rows * (d + 4) * 64 + (16 << 20)
 
 
 def test_a_million_points_on_a_line() -> None:

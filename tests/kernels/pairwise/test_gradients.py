@@ -182,6 +182,11 @@ def test_the_operators_keep_their_contracts(kernel: Kernel, backend: str, genera
     torch.library.opcheck(ops.pairwise_grad.default, (x, y, b, *setting, backend), test_utils=checks)
     torch.library.opcheck(ops.pairwise_hvp.default, (x, y, b, x, None, *setting, backend), test_utils=checks)
     torch.library.opcheck(ops.pairwise_self.default, (y, b, *setting[:2], True, True, backend), test_utils=checks)
+    if backend == "cpu" and kernel.radial:
+        factor = torch.rand(1, 3, dtype=torch.float64, generator=generator)
+        for wanted in ((True, True, True), (False, True, False), (True, False, False)):
+            args = x, y, None, b, factor, *setting[:2], *wanted, backend
+            torch.library.opcheck(ops.pairwise_mmd.default, args, test_utils=checks)
 
 
 def test_autocast_leaves_the_distances_alone(backend: str, generator) -> None:
