@@ -13,11 +13,14 @@ rule measure:
     log:
         "<logs>/benchmark/measure.log",
     threads: workflow.cores
+    resources:
+        quick=0,  # --set-resources measure:quick=1 sees in seconds that it runs
     params:
         code=CODE["benchmark"],
+        quick=lambda wildcards, resources: "--quick" if resources.quick else "",
         out=lambda wildcards, output: Path(output[0]).parent,
     shell:
-        "kantor benchmark --step measure --out {params.out:q} --threads {threads} --log {log:q}"
+        "kantor benchmark --step measure {params.quick} --out {params.out:q} --threads {threads} --log {log:q}"
 
 
 rule benchmark:

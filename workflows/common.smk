@@ -1,12 +1,14 @@
 # The configuration, validated once, and what each stage's code is.
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import kantor.config
+import kantor.files
 
 # Rules find `kantor` and `mpiexec` where this Snakemake is installed, without an activated environment.
 os.environ["PATH"] = os.pathsep.join(

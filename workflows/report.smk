@@ -11,6 +11,17 @@ def folders(paths):
     return list(dict.fromkeys(str(Path(path).parent) for path in paths))
 
 
+def measured(wildcards):
+    """Checksums of a benchmark's files, if there is one. As an input it would make every run measure."""
+    found = Path(workflow.pathvars.apply("<results>/benchmark")).glob("*.csv")
+    return {str(path): kantor.files.sha256(path) for path in sorted(found)}
+
+
+def benchmark_option(wildcards):
+    found = folders(measured(wildcards))
+    return f"--benchmark {shlex.quote(found[0])}" if found else ""
+
+
 rule gather:
     input:
         models=files("models", "run.json", "metrics.jsonl"),
@@ -37,6 +48,8 @@ rule gather:
         models=lambda wildcards, input: folders(input.models),
         validations=lambda wildcards, input: folders(input.validations),
         out=lambda wildcards, output: Path(output.page).parent,
+        measured=measured,
+        benchmark=benchmark_option,
     shell:
         "kantor report --title {params.title:q} --models {params.models:q} --validations {params.validations:q}"
-        " --out {params.out:q} --log {log:q}"
+        " {params.benchmark} --out {params.out:q} --log {log:q}"

@@ -84,7 +84,7 @@ def _report(options: argparse.Namespace) -> None:
     models = [
         ModelFiles.of(model, validation) for model, validation in zip(options.models, options.validations, strict=True)
     ]
-    write_report(options.title, models, options.out)
+    write_report(options.title, models, options.out, options.benchmark)
 
 
 def _summary(options: argparse.Namespace) -> None:
@@ -233,6 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--title", default="Kantor")
     report.add_argument("--models", nargs="+", required=True, type=Path, metavar="DIR", help="directories of model.pt")
     report.add_argument("--validations", nargs="+", required=True, type=Path, metavar="DIR", help="in the same order")
+    report.add_argument("--benchmark", type=Path, metavar="DIR", help="of a benchmark, to be shown on the page too")
     report.add_argument("--out", required=True, type=Path, metavar="DIR")
 
     summary = command("summary", _summary, "Print the results of a report as a short table.")

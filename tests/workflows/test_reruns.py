@@ -4,10 +4,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from kantor_kernels.benchmark import Row
 
 ROOT = Path(__file__).parents[2]
 Workflow = Any  # conftest's class, which an importlib-mode test cannot import
@@ -110,6 +113,22 @@ def test_a_stage_s_code_touches_it_and_what_follows(
 def test_comments_touch_nothing(workflow: Workflow) -> None:
     with edited(workflow, "pipeline/kantor/training/loop.py", "# Critic: n updates", "# The critic's n updates"):
         assert workflow.would_run() == Counter()
+
+
+def test_a_benchmark_comes_into_the_report_and_a_run_never_measures(workflow: Workflow) -> None:
+    page, figures = (workflow.directory / "results" / name for name in ("report/index.html", "benchmark/pairwise.csv"))
+    assert "double backward" not in page.read_text()
+    figures.parent.mkdir()
+    known = {"case": "a case", "backend": "double backward", "metric": "time"}
+    columns = {field.name: "0" for field in fields(Row)} | known
+    figures.write_text("\n".join(",".join(line) for line in (columns, columns.values())) + "\n")
+    for _ in range(2):
+        assert workflow.would_run() == Counter(["gather"])
+        done = workflow.snakemake()
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert ("double backward" in page.read_text()) == figures.exists()
+        assert workflow.would_run() == Counter()
+        figures.unlink(missing_ok=True)
 
 
 def test_a_wrong_configuration_is_said_before_anything_runs(workflow: Workflow) -> None:

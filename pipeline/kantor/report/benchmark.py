@@ -47,17 +47,26 @@ def write_page(directory: Path) -> Path:
     Raises:
         InputError: there is none, one is of another version, or the page cannot be written.
     """
+    page = directory / "index.html"
+    text = render(read(directory))
+    with explained(page):
+        write_text(page, text)
+    return page
+
+
+def read(directory: Path) -> list[Row]:
+    """The rows of every CSV file in the directory, operations in their order.
+
+    Raises:
+        InputError: there is none, or one is of another version.
+    """
     files = sorted(directory.glob("*.csv"), key=_place)
     if not files:
         raise InputError("there is no CSV file of a benchmark", where=directory, cure="run: kantor benchmark")
     try:
-        rows = [row for file in files for row in read_rows(file)]
+        return [row for file in files for row in read_rows(file)]
     except ValueError as error:
         raise InputError(str(error), where=directory, cure="measure again: kantor benchmark") from error
-    page = directory / "index.html"
-    with explained(page):
-        write_text(page, render(rows))
-    return page
 
 
 def _place(file: Path) -> tuple[int, str]:
@@ -73,12 +82,18 @@ def render(rows: Sequence[Row]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("benchmark.html").render(
-        tables=[_table([row for row in rows if row.case == case]) for case in dict.fromkeys(row.case for row in rows)],
-        scaling=scaling(rows),
-        roofline=any(row.roofline is not None for row in rows),
-        circumstances=_circumstances(rows),
-    )
+    return environment.get_template("benchmark.html").render(found=content(rows))
+
+
+def content(rows: Sequence[Row]) -> dict[str, object]:
+    """What benchmark_tables.html shows."""
+    cases = dict.fromkeys(row.case for row in rows)
+    return {
+        "tables": [_table([row for row in rows if row.case == case]) for case in cases],
+        "scaling": scaling(rows),
+        "roofline": any(row.roofline is not None for row in rows),
+        "circumstances": _circumstances(rows),
+    }
 
 
 def scaling(rows: Sequence[Row]) -> Picture | None:

@@ -22,22 +22,24 @@ __all__ = ["ModelFiles", "write_report"]
 MOST_DISTRIBUTIONS = 24
 
 
-def write_report(title: str, models: Sequence[ModelFiles], out: Path) -> None:
+def write_report(title: str, models: Sequence[ModelFiles], out: Path, benchmark: Path | None = None) -> None:
     """Write out/index.html, out/report.json and out/summary.csv, each whole.
 
     Args:
         title: of the page.
         models: files of every (training, seed); trainings appear in this order.
+        benchmark: directory of a benchmark, which then ends the page.
 
     Raises:
         InputError: a file is missing or damaged, models of one dataset were compared with different truth, or the
             results cannot be written.
     """
     sections = read_sections(models)
+    measured = None if benchmark is None else _benchmark(benchmark)
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
     report = summarise(title, sections)
-    page = render(report, sections)
+    page = render(report, sections, measured)
     report.write(out / "report.json")
     write_text(out / "summary.csv", csv_text(report))
     # Last, so that where there is a page there is everything.
@@ -45,7 +47,7 @@ def write_report(title: str, models: Sequence[ModelFiles], out: Path) -> None:
     log.info(f"report: {out / 'index.html'}")
 
 
-def render(report: Report, sections: Sequence[Section]) -> str:
+def render(report: Report, sections: Sequence[Section], benchmark: Mapping[str, object] | None = None) -> str:
     """The page as HTML."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -59,7 +61,15 @@ def render(report: Report, sections: Sequence[Section]) -> str:
         title=report.title,
         sections=[_section(report, section) for section in sections],
         verdict_definition=verdicts.DEFINITION,
+        benchmark=benchmark,
     )
+
+
+def _benchmark(directory: Path) -> Mapping[str, object]:
+    # The benchmark's module loads torch and every kernel, which a report without one does not need.
+    from kantor.report.benchmark import content, read
+
+    return content(read(directory))
 
 
 def symbols(text: str) -> Markup:

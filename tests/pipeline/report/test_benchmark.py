@@ -1,6 +1,7 @@
 """The benchmark's page and its command."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import kantor_kernels.benchmark
 from kantor.cli import main
 from kantor.errors import InputError
 from kantor.report.benchmark import duration, size, write_page
+from kantor.report.page import ModelFiles, write_report
 from kantor_kernels import Energy
 from kantor_kernels.benchmark import Row, cases, write_rows
 from kantor_kernels.benchmark.cases import PairwiseCase, PenaltyCase
@@ -55,6 +57,27 @@ def test_the_page_shows_every_figure_and_stands_alone(tmp_path: Path) -> None:
     assert "time against size of energy distance" in page.lower()
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
     assert "roofline" not in page
+
+
+def test_the_report_ends_with_the_benchmark(write: Callable[..., ModelFiles], tmp_path: Path) -> None:
+    model, out = write("wgan_gp"), tmp_path / "report"
+    write_rows(tmp_path / "pairwise.csv", [ROW, OTHER, ABSENT, LARGE, MEMORY])
+    write_report("Both", [model], out, tmp_path)
+    page = (out / "index.html").read_text()
+    assert page.index("Provenance</h2>") < page.index('<h2 id="benchmark">') < page.index("12 × torch.cdist")
+    assert '<a href="#benchmark">' in page
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
+    write_report("Both", [model], tmp_path / "again", tmp_path)
+    assert (tmp_path / "again" / "index.html").read_text() == page
+    write_report("Both", [model], tmp_path / "without")
+    assert "benchmark</h2>" not in (tmp_path / "without" / "index.html").read_text()
+
+
+def test_a_report_needs_a_benchmark_of_this_version(write: Callable[..., ModelFiles], tmp_path: Path) -> None:
+    (tmp_path / "pairwise.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="measure again"):
+        write_report("Both", [write("wgan_gp")], tmp_path / "report", tmp_path)
+    assert not (tmp_path / "report").exists()
 
 
 def test_one_size_has_no_figure_and_a_roofline_a_column(tmp_path: Path) -> None:
