@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from kantor import config
 from kantor.losses.base import Batch, CriticLoss, bare
+from kantor.losses.closed_form import closed_form, perceptron_of
 from kantor.losses.penalty import penalised
-from kantor.losses.reduction import coefficients
+from kantor.losses.reduction import both_coefficients, coefficients
 
 
 class CramerEnergy:
@@ -26,8 +27,12 @@ class CramerEnergy:
         self.settings, self.outputs = settings, settings.embedding
 
     def critic_loss(self, critic: nn.Module, batch: Batch) -> CriticLoss:
-        real_BO, fake_BO = _embed(critic, batch)
         weights_P = _pair_weights(batch)
+        perceptron = perceptron_of(critic)
+        if perceptron is not None:
+            a_P, c_P = both_coefficients(weights_P, batch.eps[::2, 0])
+            return closed_form(critic, perceptron, batch, "energy", self.settings.penalty, a_P, c_P)
+        real_BO, fake_BO = _embed(critic, batch)
         distance = _energy(real_BO, fake_BO, weights_P)
         real2_PO, fake2_PO = real_BO[1::2], fake_BO[1::2]
 
@@ -54,9 +59,13 @@ class CramerSurrogate:
         self.settings, self.outputs = settings, settings.embedding
 
     def critic_loss(self, critic: nn.Module, batch: Batch) -> CriticLoss:
+        weights_B = _row_weights(batch)
+        perceptron = perceptron_of(critic)
+        if perceptron is not None:
+            a_B, c_B = both_coefficients(weights_B, batch.eps[:, 0])
+            return closed_form(critic, perceptron, batch, "surrogate", self.settings.penalty, a_B, c_B)
         real_BO, fake_BO = _embed(critic, batch)
         partner_BO = _partners(fake_BO)
-        weights_B = _row_weights(batch)
 
         def witness(h_BO: Tensor) -> Tensor:
             return _norm(h_BO - partner_BO) - _norm(h_BO)

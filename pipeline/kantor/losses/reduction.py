@@ -42,6 +42,17 @@ def coefficients(weights_B: Tensor | None, like_B: Tensor) -> Tensor:
     return weights_B * (world_size() / sums[0])
 
 
+def both_coefficients(weights_B: Tensor | None, like_B: Tensor) -> tuple[Tensor, Tensor]:
+    """`coefficients` and `penalty_coefficients` of the same weights."""
+    if weights_B is None:
+        equal_B = torch.full_like(like_B, 1 / len(like_B))
+        return equal_B, equal_B
+    size_B = weights_B.abs()
+    sums = joined_sum(torch.stack([weights_B.sum(), size_B.sum()]))
+    check_total(sums[0], sums[1])
+    return weights_B * (world_size() / sums[0]), size_B * (world_size() / sums[1])
+
+
 def check_total(total: Tensor, size: Tensor) -> None:
     """Raise `TrainingError` where a total weight vanishes beside its size, the total of absolute weights."""
     if bool((total.abs() <= 1e-6 * size).any()):

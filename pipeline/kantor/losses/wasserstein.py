@@ -5,8 +5,9 @@ from torch import Tensor, nn
 
 from kantor import config
 from kantor.losses.base import Batch, CriticLoss, bare
+from kantor.losses.closed_form import closed_form, perceptron_of
 from kantor.losses.penalty import penalised
-from kantor.losses.reduction import coefficients
+from kantor.losses.reduction import both_coefficients, coefficients
 
 
 class WganGp:
@@ -19,6 +20,11 @@ class WganGp:
         self.settings = settings
 
     def critic_loss(self, critic: nn.Module, batch: Batch) -> CriticLoss:
+        perceptron = perceptron_of(critic)
+        if perceptron is not None:
+            a_B, c_B = both_coefficients(batch.weights, batch.eps[:, 0])
+            b_B = a_B if _generated_weights(batch) is not None else coefficients(None, a_B)
+            return closed_form(critic, perceptron, batch, "wasserstein", self.settings.penalty, a_B, c_B, b_B)
         # One forward for both halves: data parallelism wants one pass through the wrapper and one backward.
         both = critic(torch.cat([batch.real, batch.fake]), torch.cat([batch.conditions] * 2)).squeeze(-1)
         real_B, fake_B = both.chunk(2)
@@ -35,5 +41,8 @@ class WganGp:
 
 def _generated_mean(batch: Batch, scores_B: Tensor) -> Tensor:
     """E f(x~): a generated event carries the weight of the event whose conditions it was made from, if of any."""
-    weights_B = batch.weights if batch.conditions.shape[-1] else None
-    return (coefficients(weights_B, scores_B) * scores_B).sum()
+    return (coefficients(_generated_weights(batch), scores_B) * scores_B).sum()
+
+
+def _generated_weights(batch: Batch) -> Tensor | None:
+    return batch.weights if batch.conditions.shape[-1] else None

@@ -144,8 +144,9 @@ class Critic(nn.Module):
         )
         self._dropouts = [layer for layer in self.layers if isinstance(layer, Dropout)]
 
-    def forward(self, x_BD: Tensor, c_BC: Tensor) -> Tensor:
-        return self.layers(torch.cat([x_BD, c_BC], dim=-1)).to(x_BD.dtype)
+    def forward(self, x_BD: Tensor, c_BC: Tensor, loss: Tensor | None = None) -> Tensor:
+        """A `loss` is passed on instead, so that data parallelism takes its gradients for those of this pass."""
+        return self.layers(torch.cat([x_BD, c_BC], dim=-1)).to(x_BD.dtype) if loss is None else loss
 
     def hidden(self, x_BD: Tensor, c_BC: Tensor) -> Tensor:
         """What the last layer is given, (B, W)."""

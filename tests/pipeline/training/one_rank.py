@@ -5,6 +5,7 @@ Arguments: training settings (JSON), manifest, output file, rank, world size, re
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,10 +27,12 @@ def main(settings: Training, manifest: Path, out: Path, rank: int, world: int, r
     critic, generator = loop._parallel(state.critic), loop._parallel(state.generator)
     with torch.no_grad():
         batch = loop._batch(feed, 0, state.generator, view)
-    objective.critic_loss(critic, batch).loss.backward()
+    critic_loss = objective.critic_loss(critic, batch).loss
+    critic_loss.backward()
     with loop._frozen(state.critic):
         objective.generator_loss(state.critic, loop._batch(feed, 1, generator, view)).backward()
-    result = {
+    result: dict[str, Any] = {
+        "computed by": type(critic_loss.grad_fn).__name__,
         "critic gradient": flat([p.grad for p in state.critic.parameters()]),
         "generator gradient": flat([p.grad for p in state.generator.parameters()]),
     }

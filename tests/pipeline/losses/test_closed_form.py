@@ -1,0 +1,110 @@
+"""Perceptron critics take the closed form, with the numbers of the way that any other critic takes."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kantor import config
+from kantor.config import CriticNetwork, Penalty
+from kantor.losses import Batch, CriticLoss, make_objective
+from kantor.losses.closed_form import perceptron_of
+from kantor.models.networks import Critic
+
+B, D, C = 8, 3, 2
+PENALTY = Penalty(weight=3.0, target=0.7, one_sided=True)
+OBJECTIVES = {
+    "wgan_gp": config.WganGp(kind="wgan_gp", penalty=PENALTY),
+    "cramer": config.Cramer(kind="cramer", embedding=4, penalty=PENALTY),
+    "surrogate": config.Cramer(kind="cramer", critic="surrogate", embedding=4, penalty=PENALTY),
+}
+
+
+class Opaque(nn.Module):
+    """A critic of which nothing is known."""
+
+    def __init__(self, critic: Critic) -> None:
+        super().__init__()
+        self.critic = critic
+
+    def forward(self, x_BD: Tensor, c_BC: Tensor) -> Tensor:
+        return self.critic(x_BD, c_BC)
+
+
+def make_critic(outputs: int = 4, conditions: int = C, **network: Any) -> Critic:
+    torch.manual_seed(2)
+    return Critic(CriticNetwork(width=16, depth=2, **network), conditions, D, outputs, output_bias=False).double()
+
+
+def make_batch(conditions: int = C, *, weighted: bool = True) -> Batch:
+    rng = torch.Generator().manual_seed(1)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=rng, dtype=torch.float64)
+
+    weights = torch.where(normal(B) > -0.8, 1.3, -0.4).double() if weighted else None
+    eps = torch.rand(B, 1, generator=rng).double()
+    return Batch(normal(B, D), 0.5 * normal(B, D) + 1, normal(B, conditions), weights, eps)
+
+
+def in_closed_form(loss: CriticLoss) -> bool:
+    return type(loss.loss.grad_fn).__name__ == "_KnownGradientsBackward"
+
+
+@pytest.mark.parametrize("activation", ["leaky_relu", "silu"])
+@pytest.mark.parametrize("conditions", [0, C], ids=["unconditional", "conditional"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "signed weights"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_both_ways_agree(name: str, weighted: bool, conditions: int, activation: str) -> None:
+    objective = make_objective(OBJECTIVES[name])
+    critic = make_critic(objective.outputs, conditions, activation=activation)
+    batch = make_batch(conditions, weighted=weighted)
+    found = []
+    for way in (critic, Opaque(critic)):
+        loss = objective.critic_loss(way, batch)
+        assert in_closed_form(loss) == (way is critic)
+        critic.zero_grad()
+        loss.loss.backward()
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in critic.parameters()]
+        found.append([loss.loss.detach(), loss.distance, loss.penalty, loss.gradient_norm, *gradients])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [{"norm": "layer"}, {"residual": True}, {"spectral_norm": True}, {"dropout": 0.2}, {"minibatch_std": 2}],
+    ids=str,
+)
+def test_other_critics_are_left_to_autograd(network: dict[str, Any]) -> None:
+    assert perceptron_of(make_critic(**network)) is None
+
+
+def test_so_is_what_changes_the_arithmetic() -> None:
+    critic = make_critic()
+    assert perceptron_of(critic) is not None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert perceptron_of(critic) is None
+    with torch.no_grad():
+        assert perceptron_of(critic) is None
+    critic.layers[0].register_forward_hook(lambda *_: None)
+    assert perceptron_of(critic) is None
+    assert perceptron_of(make_critic().bfloat16()) is None
+
+
+def test_gradients_are_handed_out_once() -> None:
+    objective = make_objective(OBJECTIVES["wgan_gp"])
+    critic = make_critic(1)
+    loss = objective.critic_loss(critic, make_batch()).loss
+    (3 * loss).backward(retain_graph=True)
+    weight = next(critic.parameters())
+    assert weight.grad is not None
+    tripled = weight.grad.clone()
+    with pytest.raises(NotImplementedError, match="differentiable once"):
+        loss.backward()
+    critic.zero_grad()
+    objective.critic_loss(critic, make_batch()).loss.backward()
+    torch.testing.assert_close(tripled, 3.0 * weight.grad)
+    with pytest.raises(NotImplementedError, match="differentiable once"):
+        torch.autograd.grad(objective.critic_loss(critic, make_batch()).loss, weight, create_graph=True)
