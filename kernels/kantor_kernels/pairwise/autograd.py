@@ -106,17 +106,19 @@ def mmd(
     factor_B3: Tensor,
     family: str,
     constants: Sequence[float],
-    want_yy: bool,
-    want_x: bool,
-    want_y: bool,
+    want: Sequence[bool],
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(Q, by_x, by_y): Q = f_0 sum_{i != j} a_i a_j k(x_i, x_j) - 2 f_1 sum_ij a_i b_j k(x_i, y_j)
-    + f_2 sum_{i != j} b_i b_j k(y_i, y_j), (B,) float64, with its gradients; the last sum only where it is wanted.
+    + f_2 sum_{i != j} b_i b_j k(y_i, y_j), (B,) float64, with its gradients.
 
-    Everything at once, for a call that takes no longer than its overhead; not differentiable by the weights.
+    Everything at once, since overhead is what small samples cost; not differentiable by the weights.
+
+    Args:
+        factor_B3: f, float64.
+        want: the last sum, by_x, by_y; the sum that is not wanted counts 0, a gradient that is not is empty.
     """
-    return _run(backend, "mmd", x_BND, y_BMD, a_BN, b_BM, factor_B3, family, constants, want_yy, want_x, want_y)
+    return _run(backend, "mmd", x_BND, y_BMD, a_BN, b_BM, factor_B3, family, constants, *want)
 
 
 @potential.register_fake
@@ -148,9 +150,9 @@ def _(x_BND, a_BN, family, constants, want_rows, want_grad, backend):
 
 
 @mmd.register_fake
-def _(x_BND, y_BMD, a_BN, b_BM, factor_B3, family, constants, want_yy, want_x, want_y, backend):
-    by_x = torch.empty_like(x_BND) if want_x else x_BND.new_empty(0)
-    by_y = torch.empty_like(y_BMD) if want_y else y_BMD.new_empty(0)
+def _(x_BND, y_BMD, a_BN, b_BM, factor_B3, family, constants, want, backend):
+    by_x = torch.empty_like(x_BND) if want[1] else x_BND.new_empty(0)
+    by_y = torch.empty_like(y_BMD) if want[2] else y_BMD.new_empty(0)
     return factor_B3.new_empty(x_BND.shape[:1]), by_x, by_y
 
 
@@ -233,12 +235,10 @@ def _self_backward(ctx: Any, scale_B: Tensor, *_: Tensor | None) -> tuple[Tensor
 
 
 def _mmd_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x_BND, y_BMD, a_BN, b_BM, factor_B3, family, constants, want_yy, want_x, want_y, backend = inputs
-    ctx.save_for_backward(
-        x_BND, y_BMD, a_BN, b_BM, factor_B3, output[1] if want_x else None, output[2] if want_y else None
-    )
+    *tensors, family, constants, want, backend = inputs
+    ctx.save_for_backward(*tensors, *output[1:])
     ctx.setting = family, constants
-    ctx.want_yy, ctx.backend = want_yy, backend
+    ctx.want_yy, ctx.backend = want[0], backend
     ctx.mark_non_differentiable(output[1], output[2])
 
 
@@ -261,7 +261,7 @@ def _mmd_backward(ctx: Any, scale_B: Tensor, *_: Tensor | None) -> tuple[Tensor 
     scale_B11 = scale_B.to(x_BND.dtype)[:, None, None]
     by_x = scale_B11 * by_x if ctx.needs_input_grad[0] else None
     by_y = scale_B11 * by_y if ctx.needs_input_grad[1] else None
-    return by_x, by_y, *[None] * 9
+    return by_x, by_y, *[None] * 7
 
 
 potential.register_autograd(_potential_backward, setup_context=_potential_context)

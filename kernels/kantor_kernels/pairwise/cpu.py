@@ -114,7 +114,7 @@ def mmd(
     twice_3B11 = (2 * factor_B3.mT).to(x_BND.dtype)[..., None, None]
     if want_x:
         assert xy is not None
-        by_x = x.weighted(twice_3B11[0] * xx.slope - twice_3B11[1] * xy.slope)
+        by_x = x.weighted((twice_3B11[0] * xx.slope).addcmul_(twice_3B11[1], xy.slope, value=-1))
     if want_y:
         assert yx is not None
         by_y = -twice_3B11[1] * yx.slope
@@ -249,18 +249,18 @@ def _sums(x: _Sample, y: _Sample, family: str, constants: Sequence[float], pairs
     m = y.points.shape[1]
     if family == "energy" and constants[0] != 1.0:
         family = _POWER
-    dtype = x.rows.dtype
-    scale = _scales(family, constants, dtype)
+    dtype = "float32" if x.points.dtype == torch.float32 else "float64"
+    scale = _scales(family, tuple(constants), dtype)
     value_BN = torch.zeros(batch, n, dtype=torch.float64)
     slope_BND = torch.empty_like(x.points) if want_grad else x.points.new_empty(0, 0, 0)
     # On average half of the pairs are below the diagonal.
     columns = m / 2 if pairs == _BELOW else m
     if d <= FEATURES[-1]:
-        kernel = _row_kernel(_loop_features(d), family, len(constants), str(dtype), want_grad)
+        kernel = _row_kernel(_loop_features(d), family, len(constants), dtype, want_grad)
         run = partial(kernel, x.rows, y.columns, y.mass, scale, value_BN.numpy(), slope_BND.numpy(), pairs)
         work = Work(run, batch * n, columns)
     else:
-        kernel = _tile_kernel(family, len(constants), str(dtype), want_grad)
+        kernel = _tile_kernel(family, len(constants), dtype, want_grad)
         run = partial(_tiles, kernel, x, y, scale, value_BN, slope_BND, pairs)
         work = Work(run, batch * -(-n // TILE_ROWS), TILE_ROWS * columns, calls_torch=True)
     return _Sums(value_BN, slope_BND, x.weight, 2.0 if pairs == _BELOW else 1.0, work)
@@ -309,11 +309,13 @@ def _array(tensor: Tensor) -> Any:
     return tensor.contiguous().numpy()
 
 
+@cache
 def _loop_features(d: int) -> int:
     return next(features for features in FEATURES if features >= d)
 
 
-def _scales(family: str, constants: Sequence[float], dtype: Any) -> Any:
+@cache
+def _scales(family: str, constants: tuple[float, ...], dtype: str) -> Any:
     """The constants as the generated code wants them."""
     values = np.asarray(constants, np.float64)
     if family == _POWER:

@@ -502,9 +502,7 @@ def _at_once(sample_x: _Sample, sample_y: _Sample, term: _Term, estimator: str, 
         factor_B3,
         term.family,
         term.constants,
-        want_yy,
-        _first_order(term.x),
-        _first_order(term.y),
+        (want_yy, _first_order(term.x), _first_order(term.y)),
         backend,
     )[0]
     if estimator == "v" and term.diagonal:

@@ -185,7 +185,7 @@ def test_the_operators_keep_their_contracts(kernel: Kernel, backend: str, genera
     if backend == "cpu" and kernel.radial:
         factor = torch.rand(1, 3, dtype=torch.float64, generator=generator)
         for wanted in ((True, True, True), (False, True, False), (True, False, False)):
-            args = x, y, None, b, factor, *setting[:2], *wanted, backend
+            args = x, y, None, b, factor, *setting[:2], wanted, backend
             torch.library.opcheck(ops.pairwise_mmd.default, args, test_utils=checks)
 
 
