@@ -76,6 +76,39 @@ class DisSource(DisPhysics):
         return DisPhysics(**{name: getattr(self, name) for name in DisPhysics.model_fields})
 
 
+class Toy(Settings):
+    """Events (x, y) of a toy distribution in two dimensions."""
+
+    events: Count = Field(default=100_000, description="number of events")
+    seed: Seed = Field(default=1, description="random seed of the events")
+
+
+class RingSource(Toy):
+    """Equal Gaussians evenly on a circle; the defaults are those of PacGAN (arXiv:1712.04086) and VEEGAN."""
+
+    kind: Literal["ring"]
+    modes: Count = Field(default=8, description="number of Gaussians")
+    radius: Positive = Field(default=1.0, description="radius of the circle")
+    sigma: Positive = Field(default=0.01, description="standard deviation of each Gaussian in x and in y")
+
+
+class GridSource(Toy):
+    """Equal Gaussians on a square grid around zero; the defaults are those of PacGAN and VEEGAN."""
+
+    kind: Literal["grid"]
+    side: Count = Field(default=5, description="number of Gaussians along each side")
+    spacing: Positive = Field(default=2.0, description="distance between neighbours")
+    sigma: Positive = Field(default=0.05, description="standard deviation of each Gaussian in x and in y")
+
+
+class SwissRollSource(Toy):
+    """A noisy spiral, t (cos t, sin t) with t uniform in [1.5 pi, 4.5 pi]; the defaults are those of improved_wgan."""
+
+    kind: Literal["swiss_roll"]
+    noise: NonNegative = Field(default=0.25, description="standard deviation of the noise, before the scale")
+    scale: Positive = Field(default=7.5, description="what x and y are divided by")
+
+
 class FileSource(Settings):
     """Columns of the user's own files: HDF5, NPZ, CSV, Parquet or ROOT, known by their endings."""
 
@@ -130,7 +163,9 @@ class Split(Settings):
 class Dataset(Settings):
     """A set of events: where they come from, which rows are kept, how they are split."""
 
-    source: Annotated[DisSource | FileSource, Field(discriminator="kind")]
+    source: Annotated[
+        DisSource | RingSource | GridSource | SwissRollSource | FileSource, Field(discriminator="kind")
+    ]
     cuts: list[str] = Field(default=[], description="rows are kept where all of these expressions of columns hold")
     invalid_rows: Literal["error", "drop"] = Field(
         default="error", description="what to do with rows that hold NaN or infinity: stop, or drop and count them"
@@ -615,6 +650,7 @@ class Validation(Settings):
 class Target(Settings):
     """What one target of the workflow trains, validates and reports."""
 
+    title: str | None = Field(default=None, description="title of its report; none: that of the file")
     trainings: Annotated[list[Name], Field(min_length=1)] = Field(description="names of trainings")
     seeds: Annotated[list[Seed], Field(min_length=1)] = Field(
         default=[1], description="one model is trained for each seed"
@@ -628,8 +664,9 @@ class Config(Settings):
     datasets: Annotated[dict[Name, Dataset], Field(min_length=1)]
     trainings: Annotated[dict[Name, Training], Field(min_length=1)]
     validation: Validation = Validation()
-    targets: dict[Literal["run", "physics"], Target] = Field(
-        description="run: what `make run` does; physics: several seeds, for figures with uncertainties"
+    targets: dict[Literal["run", "physics", "toys"], Target] = Field(
+        description="run: what `make run` does; physics: several seeds, for figures with uncertainties; toys: "
+        "distributions whose modes are known"
     )
 
     @model_validator(mode="after")

@@ -23,6 +23,9 @@ _SECTIONS: list[tuple[str, type[config.Settings]]] = [
     ("The file", config.Config),
     ("datasets.NAME", config.Dataset),
     ("datasets.NAME.source, `kind: dis`", config.DisSource),
+    ("datasets.NAME.source, `kind: ring`", config.RingSource),
+    ("datasets.NAME.source, `kind: grid`", config.GridSource),
+    ("datasets.NAME.source, `kind: swiss_roll`", config.SwissRollSource),
     ("datasets.NAME.source, `kind: file`", config.FileSource),
     ("datasets.NAME.split", config.Split),
     ("datasets.NAME.physics, `kind: dis`", config.DisPhysics),
@@ -51,7 +54,7 @@ _SECTIONS: list[tuple[str, type[config.Settings]]] = [
     ("trainings.NAME.critic_optimiser, .generator_optimiser, `kind: adam`", config.Adam),
     ("trainings.NAME.critic_optimiser, .generator_optimiser, `kind: rmsprop`", config.RmsProp),
     ("validation", config.Validation),
-    ("targets.run, targets.physics", config.Target),
+    ("targets.run, targets.physics, targets.toys", config.Target),
 ]
 
 

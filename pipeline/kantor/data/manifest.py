@@ -54,6 +54,13 @@ class GeneratorFacts(Result):
     cross_section_error: float = Field(description="its statistical error [nb]")
 
 
+class Mixture(Result):
+    """Equally frequent Gaussians of one width, of which the events are drawn."""
+
+    centres: list[list[float]] = Field(description="one point for each of them, coordinates in the order of features")
+    sigma: float = Field(description="standard deviation along each feature")
+
+
 class Manifest(Result):
     """manifest.json: written last, so that a dataset without it is not complete."""
 
@@ -72,6 +79,7 @@ class Manifest(Result):
     physics: DisPhysics | None = Field(None, description="physics laws of these events, if any are known")
     constants: dict[str, float] = Field({}, description="constants of the physics laws, such as proton_mass [GeV]")
     generator: GeneratorFacts | None = None
+    mixture: Mixture | None = Field(None, description="the modes of a toy distribution")
 
     @property
     def feature_names(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Staging: from a source of events to shards and their manifest.
 
-A source comes in pieces (blocks of PYTHIA events, or the user's files), which MPI ranks and processes share. A piece
+A source comes in pieces (blocks of generated events, or the user's files), which MPI ranks and processes share. A piece
 becomes the same shards whoever makes it, and nothing enters the dataset's directory before every piece is done.
 """
 
@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 
 from kantor.config import Dataset, DisSource, FileSource, Split
-from kantor.data import dis, readers
+from kantor.data import dis, readers, toys
 from kantor.data.manifest import FILE_NAME, Column, Dropped, Manifest, Shard, SplitRows
 from kantor.errors import ConfigError, InputError, KantorError
 from kantor.expressions import Expression
@@ -113,16 +113,16 @@ def _check_overwriting(dataset: Dataset, out: Path) -> None:
 
 def _features(dataset: Dataset) -> list[Column]:
     source = dataset.source
-    if isinstance(source, DisSource):
-        return list(dis.FEATURES)
-    return [Column(name=name, unit=source.units.get(name, "")) for name in source.features]
+    if isinstance(source, FileSource):
+        return [Column(name=name, unit=source.units.get(name, "")) for name in source.features]
+    return list(dis.FEATURES if isinstance(source, DisSource) else toys.FEATURES)
 
 
 def _conditions(dataset: Dataset) -> list[Column]:
     source = dataset.source
-    if isinstance(source, DisSource):
-        return []
-    return [Column(name=name, unit=source.units.get(name, "")) for name in source.conditions]
+    if isinstance(source, FileSource):
+        return [Column(name=name, unit=source.units.get(name, "")) for name in source.conditions]
+    return []
 
 
 # -------------------------------------------------------------------------------------------------------- many pieces
@@ -132,7 +132,9 @@ def _pieces(dataset: Dataset) -> int:
     source = dataset.source
     if isinstance(source, FileSource):
         return len(source.paths)
-    return -(-dis.blocks(source) // _blocks_per_piece(dataset, source))
+    if isinstance(source, DisSource):
+        return -(-dis.blocks(source) // _blocks_per_piece(dataset, source))
+    return toys.blocks(source)
 
 
 def _blocks_per_piece(dataset: Dataset, source: DisSource) -> int:
@@ -188,7 +190,9 @@ def _describe(dataset: Dataset) -> str:
     source = dataset.source
     if isinstance(source, DisSource):
         return f"{source.events:,} DIS events from PYTHIA"
-    return source.paths[0] if len(source.paths) == 1 else f"{len(source.paths):,} files"
+    if isinstance(source, FileSource):
+        return source.paths[0] if len(source.paths) == 1 else f"{len(source.paths):,} files"
+    return f"{source.events:,} events of the toy '{source.kind}'"
 
 
 def _attempt(work: Callable[[], T]) -> T | KantorError:
@@ -241,6 +245,10 @@ def _chunks(dataset: Dataset, piece: int) -> Iterator[Chunk]:
             momenta, cross_section = dis.generate(source, block)
             names = (column.name for column in dis.FEATURES)
             yield Chunk(dict(zip(names, momenta.T, strict=True)), cross_section=cross_section)
+        return
+    if not isinstance(source, FileSource):
+        names = (column.name for column in toys.FEATURES)
+        yield Chunk(dict(zip(names, toys.generate(source, piece).T, strict=True)))
         return
     wanted = source.features | source.conditions
     columns = {*wanted.values()} if source.weight is None else {*wanted.values(), source.weight}
@@ -306,15 +314,15 @@ def _shard_bytes(dataset: Dataset, piece: int, rows: np.ndarray) -> bytes:
     """A shard as HDF5. The same rows give the same bytes: it holds no times, and is neither chunked nor compressed."""
     features, conditions = _features(dataset), _conditions(dataset)
     source = dataset.source
-    weight = None if isinstance(source, DisSource) else source.weight
+    weight = source.weight if isinstance(source, FileSource) else None
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
         file.attrs["kantor"] = version("kantor")
-        if isinstance(source, DisSource):
+        if isinstance(source, FileSource):
+            file.attrs["source"] = source.model_copy(update={"paths": [source.paths[piece]]}).canonical()
+        else:
             file.attrs["seed"] = source.seed
             file.attrs["source"] = source.canonical()
-        else:
-            file.attrs["source"] = source.model_copy(update={"paths": [source.paths[piece]]}).canonical()
         _write_columns(file, "features", rows[:, : len(features)], features)
         if conditions:
             _write_columns(file, "conditions", rows[:, len(features) : len(features) + len(conditions)], conditions)
@@ -354,6 +362,7 @@ def _finish(name: str, dataset: Dataset, out: Path, parts: Sequence[Part]) -> Ma
         physics=dataset.laws(),
         constants=dis.CONSTANTS if dataset.laws() is not None else {},
         generator=dis.facts(cross_sections) if cross_sections else None,
+        mixture=None if isinstance(dataset.source, DisSource | FileSource) else toys.mixture(dataset.source),
     )
     _publish(manifest, drafts, out)
     _report(manifest)

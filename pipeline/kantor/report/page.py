@@ -112,7 +112,11 @@ def _section(report: Report, section: Section) -> dict[str, object]:
         for group in section.groups
     }
     first = next(iter(rows.values()))
-    laws = [row.statistic for row in first if is_fraction(row) or row.statistic.startswith("azimuth")]
+    laws = [
+        row.statistic
+        for row in first
+        if row.statistic.startswith("azimuth") or (is_fraction(row) and row.statistic != "high_quality")
+    ]
     comparison, drawn = section.comparison, _drawn(section, rows)
     seeds = max(len(group.seeds) for group in section.groups)
     return {
@@ -132,6 +136,8 @@ def _section(report: Report, section: Section) -> dict[str, object]:
         "distributions": [figures.distribution(section, index) for index in drawn],
         "omitted": len(section.truth.histograms) - len(drawn),
         "plane": figures.plane(section),
+        "scatter": figures.scatter(section),
+        "modes": 0 if section.truth.scatter is None else len(section.truth.scatter.centres),
         "correlations": figures.correlations(section),
         "learning": figures.learning(section),
         "weighted_means": _weighted_means(section),

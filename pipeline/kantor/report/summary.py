@@ -11,7 +11,17 @@ from kantor.results import Report, ReportModel, ReportRow
 
 COLUMNS = tuple(ReportRow.model_fields)
 # What the top of the page and the terminal show, in this order.
-HEADLINES = ("energy_distance", "c2st_auc", "correlation", "q2_below_cut", "x_outside", "azimuth_chi2")
+HEADLINES = (
+    "energy_distance",
+    "c2st_auc",
+    "correlation",
+    "modes",
+    "high_quality",
+    "reverse_kl",
+    "q2_below_cut",
+    "x_outside",
+    "azimuth_chi2",
+)
 
 
 def csv_text(report: Report) -> str:

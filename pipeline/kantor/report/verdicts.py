@@ -12,7 +12,7 @@ DEFINITION = (
     "fractions, the intervals overlap. Otherwise the cell says how far off it is: distances as a multiple of "
     "truth against truth, amber below three times; the energy distance, which is quadratic in a shift, as a multiple "
     "of its truth-against-truth spread, amber below ten; the AUC amber below 0.6; fractions amber below one "
-    "percentage point; the azimuth by its p-value, amber down to 0.001."
+    "percentage point; modes amber where fewer than one is missed; the azimuth by its p-value, amber down to 0.001."
 )
 
 
@@ -25,6 +25,8 @@ def verdict(found: Measurement) -> Verdict:
     if found.better == "reference":
         return _fraction(found)
     spread = (found.reference_high - found.reference_low) / 2
+    if found.better == "high":
+        return _count(found, 2 * spread)
     beyond = found.value - found.reference > 2 * spread if found.p_value is None else found.p_value < 0.05
     if not beyond:
         return "good", "as truth"
@@ -48,6 +50,13 @@ def _fraction(found: Measurement) -> Verdict:
         return "good", "as truth"
     word = "more" if found.value > found.reference else "fewer"
     return ("fair" if abs(found.value - found.reference) < 0.01 else "poor"), f"{word} than truth"
+
+
+def _count(found: Measurement, tolerance: float) -> Verdict:
+    missing = found.reference - found.value
+    if missing <= tolerance:
+        return "good", "as truth"
+    return ("fair" if missing < 1 else "poor"), "fewer than truth"
 
 
 def _area(value: float) -> Verdict:

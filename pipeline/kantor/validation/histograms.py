@@ -8,6 +8,9 @@
         truth, generated           (B, B) sums of weights
     correlations/                  attribute names
         truth, generated           (K, K)
+    scatter/                       attributes x, y, sigma; only with two features and neither conditions nor weights
+        truth, generated           (n, 2) rows
+        centres                    (modes, 2), none where no modes are known
 
 Sums of weights are not normalised; divide by the sum over all bins, under- and overflow included.
 """
@@ -64,12 +67,25 @@ class Correlations:
 
 
 @dataclass(frozen=True, eq=False)
+class Scatter:
+    """Some rows of the two features x and y, (n, 2) each, with the centres (modes, 2) and width of known modes."""
+
+    x: str
+    y: str
+    truth: np.ndarray
+    generated: np.ndarray
+    centres: np.ndarray
+    sigma: float
+
+
+@dataclass(frozen=True, eq=False)
 class Figures:
     """Everything a comparison keeps for its pictures."""
 
     histograms: list[Histogram]
     correlations: Correlations
     plane: Plane | None = None
+    scatter: Scatter | None = None
 
     def write(self, path: Path) -> None:
         """Write validation.h5 whole.
@@ -93,6 +109,12 @@ class Figures:
                 group.attrs["x"], group.attrs["y"] = self.plane.x, self.plane.y
                 for name in ("x_edges", "y_edges", "truth", "generated"):
                     group[name] = getattr(self.plane, name)
+            if self.scatter is not None:
+                group = file.create_group("scatter")
+                for name in ("x", "y", "sigma"):
+                    group.attrs[name] = getattr(self.scatter, name)
+                for name in ("truth", "generated", "centres"):
+                    group[name] = getattr(self.scatter, name)
 
     @classmethod
     def read(cls, path: Path) -> "Figures":
@@ -103,7 +125,7 @@ class Figures:
         """
         try:
             with h5py.File(path, "r") as file:
-                return cls(_read_histograms(file), _read_correlations(file), _read_plane(file))
+                return cls(_read_histograms(file), _read_correlations(file), _read_plane(file), _read_scatter(file))
         except (OSError, KeyError) as error:
             raise InputError(f"cannot be read: {error}", where=path, cure="run kantor validate again") from error
 
@@ -130,6 +152,15 @@ def _read_plane(file: h5py.File) -> Plane | None:
     group = _group(file, "plane")
     arrays = (_array(group, name) for name in ("x_edges", "y_edges", "truth", "generated"))
     return Plane(str(group.attrs["x"]), str(group.attrs["y"]), *arrays)
+
+
+def _read_scatter(file: h5py.File) -> Scatter | None:
+    if "scatter" not in file:
+        return None
+    group = _group(file, "scatter")
+    truth, generated, centres = (_array(group, name) for name in ("truth", "generated", "centres"))
+    sigma = float(np.asarray(group.attrs["sigma"]))
+    return Scatter(str(group.attrs["x"]), str(group.attrs["y"]), truth, generated, centres, sigma)
 
 
 def _group(parent: h5py.Group, name: str) -> h5py.Group:

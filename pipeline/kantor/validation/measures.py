@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 
 from kantor.config import Validation
+from kantor.data.manifest import Mixture
 from kantor.data.samples import Sample
 from kantor.progress import Progress
 from kantor.ranks import Ranks
 from kantor.results import Measurement
-from kantor.validation import dis
+from kantor.validation import dis, modes
 from kantor.validation.classifier import classifier_test
 from kantor.validation.energy import PermutationTest, energy_distance_estimate, permutation_test, split_distances
-from kantor.validation.histograms import Correlations, Figures, Histogram, Plane, edges_of, fill, fill_plane
+from kantor.validation.histograms import Correlations, Figures, Histogram, Plane, Scatter, edges_of, fill, fill_plane
 from kantor.validation.observables import Observable, Observables, joint
 from kantor.validation.statistics import (
     Estimate,
@@ -114,7 +115,9 @@ class Measures:
         if self.observables.physics is not None:
             measurements += [*self.laws(), *self.azimuth()]
             plane = self.plane("x", "q2")
-        return measurements, Figures([histogram for _, histogram in compared], matrices, plane)
+        if self.observables.mixture is not None:
+            measurements += self.modes(self.observables.mixture)
+        return measurements, Figures([histogram for _, histogram in compared], matrices, plane, self.scatter())
 
     # -------------------------------------------------------------------------------------------- joint statistics
 
@@ -215,6 +218,40 @@ class Measures:
             for side in (self.truth, self.generated)
         )
         return Plane(x, y, x_edges, y_edges, truth, generated)
+
+    # ------------------------------------------------------------------------------------------- toys in two dimensions
+
+    def modes(self, mixture: Mixture) -> list[Measurement]:
+        """Modes found, rows of high quality, and how evenly these are shared."""
+        generated, truth, pool = (
+            modes.modes_of(side.sample.features, mixture) for side in (self.generated, self.truth, self.pool)
+        )
+        number = len(mixture.centres)
+        rows = len(modes.draws(generated)[0])
+
+        def compared(statistic: str, label: str, of: Callable[[np.ndarray], float], **more: Any) -> Measurement:
+            values, references = (np.array([of(draw) for draw in modes.draws(each)]) for each in (generated, pool))
+            error = float(values.std(ddof=1)) / len(values) ** 0.5
+            estimate = Estimate.symmetric(float(values.mean()), error)
+            return _measurement(statistic, label, estimate, Estimate.spread(references), **more)
+
+        return [
+            compared("modes", f"modes found by {rows:,} events", modes.found, better="high"),
+            self._fraction("high_quality", f"within {modes.REACH:g} σ of a mode", generated >= 0, truth >= 0),
+            compared("reverse_kl", "reverse KL of the modes", lambda draw: modes.reverse_kl(draw, number)),
+        ]
+
+    def scatter(self) -> Scatter | None:
+        """Some rows of two features, as points."""
+        sample = self.truth.sample
+        if sample.features.shape[1] != 2 or sample.condition_names or sample.weights is not None:
+            return None
+        mixture = self.observables.mixture
+        centres = np.empty((0, 2)) if mixture is None else np.array(mixture.centres)
+        sigma = float("nan") if mixture is None else mixture.sigma
+        x, y = sample.feature_names
+        truth, generated = (side.sample.features[: modes.DRAW] for side in (self.truth, self.generated))
+        return Scatter(x, y, truth, generated, centres, sigma)
 
     def _fraction(
         self, statistic: str, label: str, generated: np.ndarray, truth: np.ndarray, *, observable: str | None = None

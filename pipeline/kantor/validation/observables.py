@@ -68,6 +68,7 @@ class Observables:
 
     def __init__(self, manifest: Manifest, expressions: Mapping[str, str], where: Path) -> None:
         self.physics = manifest.physics
+        self.mixture = manifest.mixture
         self._proton_mass = manifest.constants.get("proton_mass", dis.PROTON_MASS)
         self._expressions = {name: Expression(text) for name, text in expressions.items()}
         missing = [name for name in MOMENTA if name not in manifest.feature_names]

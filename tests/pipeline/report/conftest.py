@@ -1,6 +1,7 @@
 """Results of models, as the stages before the report write them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from kantor.report.page import ModelFiles
 from kantor.results import Comparison, Measurement, Provenance, TrainingRow, TrainingRun
-from kantor.validation.histograms import Correlations, Figures, Histogram, Plane
+from kantor.validation.histograms import Correlations, Figures, Histogram, Plane, Scatter
 from kantor.validation.observables import Observable
 
 OBSERVABLES = (
@@ -25,7 +26,12 @@ def write(tmp_path_factory: pytest.TempPathFactory) -> Write:
     """Write the files of one model; `quality` is how far it is off, 0 for a perfect one."""
 
     def make(
-        training: str, seed: int = 1, quality: float = 1.0, dataset: str = "dis", truth_seed: int = 7
+        training: str,
+        seed: int = 1,
+        quality: float = 1.0,
+        dataset: str = "dis",
+        truth_seed: int = 7,
+        scatter: Scatter | None = None,
     ) -> ModelFiles:
         model, validation = (tmp_path_factory.mktemp(kind) for kind in ("model", "validation"))
         rng = np.random.default_rng(seed)
@@ -33,7 +39,7 @@ def write(tmp_path_factory: pytest.TempPathFactory) -> Write:
         (model / "metrics.jsonl").write_text("".join(each.model_dump_json() + "\n" for each in rows))
         run(training, seed, dataset).write(model / "run.json")
         comparison(training, seed, dataset, quality).write(validation / "metrics.json")
-        figures(rng, quality, truth_seed).write(validation / "validation.h5")
+        replace(figures(rng, quality, truth_seed), scatter=scatter).write(validation / "validation.h5")
         return ModelFiles.of(model, validation)
 
     return make

@@ -1,0 +1,49 @@
+"""How well a sample covers the modes of a known mixture: modes found, high quality, reverse KL divergence.
+
+The protocol of PacGAN (Lin et al., arXiv:1712.04086, section 4.1) and VEEGAN: samples of 2,500 rows; a row is of high
+quality within three standard deviations of the nearest mode; a mode is found where one such row is. The Gaussians have
+the same width in every feature, in which a perfect sample in two dimensions has 98.9 % of high quality.
+"""
+
+import numpy as np
+
+from kantor.data.manifest import Mixture
+
+DRAW = 2500
+REACH = 3.0
+# Fewer draws than this would have no useful spread; small samples are drawn from in smaller parts.
+_LEAST_DRAWS = 4
+
+
+def modes_of(points_ND: np.ndarray, mixture: Mixture) -> np.ndarray:
+    """The number of the mode that each row belongs to, (N,) int; -1 for rows beyond three standard deviations."""
+    centres = np.array(mixture.centres)
+    squared_N, nearest_N = np.full(len(points_ND), np.inf), np.zeros(len(points_ND), dtype=np.int64)
+    for number, centre in enumerate(centres):
+        square_N = np.square(points_ND.astype(np.float64) - centre).sum(axis=1)
+        nearer_N = square_N < squared_N
+        squared_N[nearer_N], nearest_N[nearer_N] = square_N[nearer_N], number
+    return np.where(squared_N <= (REACH * mixture.sigma) ** 2, nearest_N, -1)
+
+
+def draws(mode_N: np.ndarray) -> np.ndarray:
+    """Disjoint samples of 2,500 rows, or of a quarter of the rows where these are fewer, (draws, rows)."""
+    rows = min(DRAW, len(mode_N) // _LEAST_DRAWS)
+    return mode_N[: len(mode_N) // rows * rows].reshape(-1, rows)
+
+
+def found(mode_N: np.ndarray) -> int:
+    """How many modes have at least one row."""
+    return len(np.unique(mode_N[mode_N >= 0]))
+
+
+def reverse_kl(mode_N: np.ndarray, modes: int) -> float:
+    """KL divergence of the shares of the modes among rows of high quality from equal shares, log K - H [nat].
+
+    For N rows of high quality it is (K - 1) / 2 N on average where all shares are equal; NaN without any such row.
+    """
+    counts_K = np.bincount(mode_N[mode_N >= 0], minlength=modes)
+    if not counts_K.any():
+        return float("nan")
+    share_K = counts_K[counts_K > 0] / counts_K.sum()
+    return float(np.log(modes) + share_K @ np.log(share_K))
