@@ -36,5 +36,5 @@ class _KnownGradients(torch.autograd.Function):
             raise NotImplementedError("kantor mlp_critic_step is differentiable once, with one backward pass")
         (by_loss,) = cotangents
         if by_loss.device.type != "cpu" or by_loss != 1:
-            gradients = [gradient * by_loss for gradient in gradients]
+            gradients = torch._foreach_mul(gradients, by_loss)  # pyright: ignore[reportPrivateImportUsage]
         return None, None, *gradients

@@ -72,11 +72,12 @@ class Perceptron:
         described = {_described(activation) for activation in list(module)[1::2]} or {("relu", 0.0)}
         if len(layers) != (len(module) + 1) // 2 or len(described) > 1:
             return None
-        kinds = {(p.dtype, p.device) for layer in layers for p in layer.parameters()}
         found = described.pop()
-        if found is None or len(kinds) > 1 or layers[0].weight.dtype not in (torch.float32, torch.float64):
+        weights, biases = tuple(layer.weight for layer in layers), tuple(layer.bias for layer in layers)
+        kinds = {(p.dtype, p.device) for p in (*weights, *biases) if p is not None}
+        if found is None or len(kinds) > 1 or weights[0].dtype not in (torch.float32, torch.float64):
             return None
-        return cls(tuple(layer.weight for layer in layers), tuple(layer.bias for layer in layers), *found)
+        return cls(weights, biases, *found)
 
     def parameters(self) -> list[Tensor]:
         """Weights and biases in the order of `nn.Sequential.parameters()`."""
