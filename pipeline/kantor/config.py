@@ -163,9 +163,7 @@ class Split(Settings):
 class Dataset(Settings):
     """A set of events: where they come from, which rows are kept, how they are split."""
 
-    source: Annotated[
-        DisSource | RingSource | GridSource | SwissRollSource | FileSource, Field(discriminator="kind")
-    ]
+    source: Annotated[DisSource | RingSource | GridSource | SwissRollSource | FileSource, Field(discriminator="kind")]
     cuts: list[str] = Field(default=[], description="rows are kept where all of these expressions of columns hold")
     invalid_rows: Literal["error", "drop"] = Field(
         default="error", description="what to do with rows that hold NaN or infinity: stop, or drop and count them"
@@ -529,6 +527,9 @@ class Training(Settings):
     evaluate_rows: Annotated[int, Field(ge=10)] = Field(
         default=4000, description="rows of the validation split used to choose the best checkpoint"
     )
+    keep: Literal["best", "last"] = Field(
+        default="best", description="the generator that is kept: of the least energy distance, or of the last step"
+    )
     patience: Count | None = Field(
         default=None,
         description="stop after so many evaluations in a row without an improvement larger than its error; none: never",
@@ -606,6 +607,10 @@ class Training(Settings):
             raise ValueError("sn_gan is defined by critic.spectral_norm: set it to true, or take 'ns_gan'")
         if self.autocast != "none" and self.precision == "float64":
             raise ValueError("autocast to bfloat16 with precision float64 contradicts itself: change one of them")
+        if self.keep == "last" and self.patience is not None:
+            raise ValueError(
+                "patience looks for the best generator, which 'keep: last' does not keep: remove one of them"
+            )
         for name in ("critic_optimiser", "generator_optimiser"):
             if getattr(self, name).warm_up >= self.steps:
                 raise ValueError(f"{name}.warm_up lasts {self.steps} steps, the whole run, or longer: shorten it")

@@ -100,6 +100,7 @@ def training(**settings: object) -> Training:
         ({"n_critic": 0}, "the critic of 'wgan_gp' has to learn"),
         ({"objective": {"kind": "mmd"}, "terms": [{"kind": "feature_matching"}]}, "feature_matching needs a critic"),
         ({"precision": "float64", "autocast": "bfloat16"}, "contradicts itself"),
+        ({"keep": "last", "patience": 3}, "patience looks for the best generator"),
         ({"generator_optimiser": {"schedule": "exponential", "final": 0}}, "an exponential never reaches zero"),
         ({"critic_optimiser": {"warm_up": 4000}}, "warm_up lasts 4000 steps, the whole run"),
         ({"objective": {"kind": "gan", "real_label": 0.4}}, "greater than 0.5"),

@@ -92,7 +92,7 @@ class Keeper:
     def _evaluate(self, state: State) -> None:
         self._evaluation = _distance_to(self._assembly.validation, self._assembly.bundle(self._job.name, {}))
         value, error = self._evaluation
-        if state.best is None or value < state.best.energy_distance:
+        if self._job.settings.keep == "best" and (state.best is None or value < state.best.energy_distance):
             weights = {name: tensor.detach().cpu().clone() for name, tensor in state.averaged.state_dict().items()}
             state.best = Best(state.step, value, error, weights)
 

@@ -42,6 +42,15 @@ def test_a_training_writes_model_metrics_and_run(job: Job) -> None:
     assert Bundle.load(job.out / "model.pt").provenance["best_step"] == best.step
 
 
+def test_the_generator_of_the_last_step_may_be_kept(job: Job) -> None:
+    shorter = job.settings.model_copy(update={"keep": "last", "evaluate_every": 10})
+    longer = shorter.model_copy(update={"evaluate_every": 40})
+    for name, settings in (("often", shorter), ("once", longer)):
+        work(replace(job, settings=settings, out=job.out / name))
+        assert TrainingRun.read(job.out / name / "run.json").best_step is None
+    assert same_weights(job.out / "often", job.out / "once")
+
+
 @pytest.mark.parametrize(
     "objective", [{"kind": "wgan_gp"}, {"kind": "cramer", "embedding": 8}], ids=["wgan_gp", "cramer"]
 )
