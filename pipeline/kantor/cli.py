@@ -84,7 +84,7 @@ def _report(options: argparse.Namespace) -> None:
     models = [
         ModelFiles.of(model, validation) for model, validation in zip(options.models, options.validations, strict=True)
     ]
-    write_report(options.title, models, options.out, options.benchmark)
+    write_report(options.title, models, options.out, options.benchmark, options.pictures)
 
 
 def _summary(options: argparse.Namespace) -> None:
@@ -234,6 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--models", nargs="+", required=True, type=Path, metavar="DIR", help="directories of model.pt")
     report.add_argument("--validations", nargs="+", required=True, type=Path, metavar="DIR", help="in the same order")
     report.add_argument("--benchmark", type=Path, metavar="DIR", help="of a benchmark, to be shown on the page too")
+    report.add_argument("--pictures", type=Path, metavar="DIR", help="write some pictures as SVG files, too")
     report.add_argument("--out", required=True, type=Path, metavar="DIR")
 
     summary = command("summary", _summary, "Print the results of a report as a short table.")

@@ -24,8 +24,9 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 from matplotlib.ticker import FixedLocator, NullFormatter
+from scipy import stats
 
-from kantor.report.content import Section
+from kantor.report.content import Model, Section
 from kantor.results import TrainingRow
 from kantor.validation.histograms import Histogram, Plane
 from kantor.validation.observables import Observable
@@ -64,6 +65,10 @@ class Picture:
     source: str
     alt: str
     width: int
+
+    @property
+    def svg(self) -> str:
+        return base64.b64decode(self.source.partition(",")[2]).decode("utf-8")
 
 
 def colour(index: int) -> str:
@@ -363,6 +368,52 @@ def _draw_evaluations(axes: Axes, section: Section) -> None:
     axes.yaxis.set_major_locator(FixedLocator([0, *decades]))
     axes.axhline(0, color=_GREY, lw=0.8, zorder=0)
     axes.set_title("energy distance to validation split [σ]")
+
+
+def quality(section: Section) -> Picture:
+    """Does the critic's loss tell quality? Its distance and the energy distance, for each training's first seed.
+
+    Above each panel Spearman's rank correlation of the two over the evaluations, mean over seeds.
+    """
+    columns = len(section.groups)
+    with _figure(min(0.8 + 3.0 * columns, 10.8), 2.9) as figure:
+        for number, (axes, group) in enumerate(
+            zip(figure.subplots(1, columns, squeeze=False)[0], section.groups, strict=True)
+        ):
+            steps, distances, qualities = _evaluated(group.first)
+            axes.plot(steps, distances, **_line(number, 1))
+            axes.tick_params(axis="y", labelcolor=colour(number))
+            axes.locator_params(axis="y", nbins=5)
+            other = axes.twinx()
+            other.spines.right.set_visible(True)
+            other.plot(steps, np.maximum(qualities, 0), color=_INK, lw=0.9, marker=".", markersize=3)
+            other.set_yscale("symlog", linthresh=1e-3, linscale=0.5)
+            correlation = float(np.mean([_rank_correlation(model) for model in group.models]))
+            shown = f"ρ = {correlation:.2f}".replace("-", "−") if correlation == correlation else "ρ not known"
+            axes.set_title(f"{group.training}: {shown}")
+            axes.set_xlabel("generator updates")
+            if number == 0:
+                axes.set_ylabel("critic's distance (coloured)")
+            if number == columns - 1:
+                other.set_ylabel("energy distance [σ] (black)")
+        return _picture(figure, "The critic's distance and the energy distance while training.")
+
+
+def _evaluated(model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps, critic's distances and energy distances of the evaluations."""
+    rows = [row for row in model.curves if row.energy_distance is not None]
+    columns = ([row.step for row in rows], [row.distance for row in rows], [row.energy_distance for row in rows])
+    steps, distances, qualities = (np.array(column, dtype=np.float64) for column in columns)
+    return steps, distances, qualities
+
+
+def _rank_correlation(model: Model) -> float:
+    """Spearman's, of the critic's distance and the energy distance; NaN where one of them does not vary."""
+    _, distances, qualities = _evaluated(model)
+    finite = np.isfinite(distances) & np.isfinite(qualities)
+    if min(len(np.unique(values[finite])) for values in (distances, qualities)) < 2:
+        return float("nan")
+    return float(stats.spearmanr(distances[finite], qualities[finite])[0])  # pyright: ignore[reportArgumentType]
 
 
 def _draw_rates(axes: Axes, section: Section) -> None:

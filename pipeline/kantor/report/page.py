@@ -22,13 +22,16 @@ __all__ = ["ModelFiles", "write_report"]
 MOST_DISTRIBUTIONS = 24
 
 
-def write_report(title: str, models: Sequence[ModelFiles], out: Path, benchmark: Path | None = None) -> None:
+def write_report(
+    title: str, models: Sequence[ModelFiles], out: Path, benchmark: Path | None = None, pictures: Path | None = None
+) -> None:
     """Write out/index.html, out/report.json and out/summary.csv, each whole.
 
     Args:
         title: of the page.
         models: files of every (training, seed); trainings appear in this order.
         benchmark: directory of a benchmark, which then ends the page.
+        pictures: directory in which the pictures of learning curves and of points are written too, as SVG.
 
     Raises:
         InputError: a file is missing or damaged, models of one dataset were compared with different truth, or the
@@ -42,6 +45,8 @@ def write_report(title: str, models: Sequence[ModelFiles], out: Path, benchmark:
     page = render(report, sections, measured)
     report.write(out / "report.json")
     write_text(out / "summary.csv", csv_text(report))
+    if pictures is not None:
+        _write_pictures(sections, pictures)
     # Last, so that where there is a page there is everything.
     write_text(out / "index.html", page)
     log.info(f"report: {out / 'index.html'}")
@@ -63,6 +68,14 @@ def render(report: Report, sections: Sequence[Section], benchmark: Mapping[str, 
         verdict_definition=verdicts.DEFINITION,
         benchmark=benchmark,
     )
+
+
+def _write_pictures(sections: Sequence[Section], directory: Path) -> None:
+    for section in sections:
+        for draw in (figures.scatter, figures.learning, figures.quality):
+            picture = draw(section)
+            if picture is not None:
+                write_text(directory / f"{section.dataset}-{draw.__name__}.svg", picture.svg)
 
 
 def _benchmark(directory: Path) -> Mapping[str, object]:
@@ -140,6 +153,7 @@ def _section(report: Report, section: Section) -> dict[str, object]:
         "modes": 0 if section.truth.scatter is None else len(section.truth.scatter.centres),
         "correlations": figures.correlations(section),
         "learning": figures.learning(section),
+        "quality": figures.quality(section),
         "weighted_means": _weighted_means(section),
         "provenance": [_provenance(group, model) for group in section.groups for model in group.models],
     }
