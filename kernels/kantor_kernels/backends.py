@@ -19,7 +19,7 @@ _OPERATIONS = {
     "sliced": ("torch", "cpu"),
     "permutation": ("torch",),
     "gradient_penalty": ("torch",),
-    "critic_step": ("torch",),
+    "critic_step": ("torch", "cpu", "triton"),
 }
 # A plain constant, since torch.compile traces through the choice; looking for a package does not import it.
 _INSTALLED = {name: importlib.util.find_spec(name) is not None for name in _NEEDS.values()}

@@ -26,15 +26,21 @@ _leaky_relu_backward = torch.ops.aten.leaky_relu_backward.grad_input
 
 def critic_step(perceptron: Perceptron, rows: Rows, loss: Loss) -> CriticStep:
     """As the reference."""
+    return by_blocks(perceptron, rows, loss, Work)
+
+
+def by_blocks(perceptron: Perceptron, rows: Rows, loss: Loss, kind_of_work: type[Work]) -> CriticStep:
+    """The step, one block of the batch after the other."""
     with torch.no_grad():
-        gradients = _like(perceptron)
+        gradients = tuple(torch.empty_like(p) for p in perceptron.parameters())
         norm_P = torch.empty_like(rows.eps)
-        parts = []
-        for block, points in _blocks(rows, loss.kind):
-            work = _work(perceptron, len(block.real), block.real.shape[1], loss.kind)
-            parts.append(work.step(perceptron, block, loss, norm_P[points]))
-            work.collect(perceptron, gradients, add=len(parts) > 1)
-        distance, penalty = parts[0] if len(parts) == 1 else torch.stack([torch.stack(part) for part in parts]).sum(0)
+        blocks = _blocks(rows, loss.kind)
+        total_K2 = rows.eps.new_empty(len(blocks), 2)
+        for index, (block, points) in enumerate(blocks):
+            work = _kept(kind_of_work, perceptron, len(block.real), block.real.shape[1], loss.kind)
+            work.step(perceptron, block, loss, norm_P[points], total_K2[index])
+            work.collect(perceptron, gradients, add=index > 0)
+        distance, penalty = total_K2.sum(0).unbind()
         return CriticStep(loss.weight * penalty - distance, distance, penalty, norm_P, gradients)
 
 
@@ -50,35 +56,27 @@ def _blocks(rows: Rows, kind: str) -> list[tuple[Rows, slice]]:
     return found
 
 
-def _like(perceptron: Perceptron) -> tuple[Tensor, ...]:
-    """New tensors of the parameters' shapes in one piece of memory."""
-    parameters = perceptron.parameters()
-    sizes = [p.numel() for p in parameters]
-    parts = parameters[0].new_empty(sum(sizes)).split(sizes)
-    return tuple(part.view(p.shape) for part, p in zip(parts, parameters, strict=True))
-
-
 _local = threading.local()
 
 
-def _work(perceptron: Perceptron, b: int, features: int, kind: str) -> _Work:
+def _kept(kind_of_work: type[Work], perceptron: Perceptron, b: int, features: int, kind: str) -> Work:
     """Buffers for this shape: on the CPU those of the last such step; elsewhere the allocator keeps memory anyway."""
     first = perceptron.weights[0]
     if first.device.type != "cpu":
-        return _Work(perceptron, b, features, kind)
+        return kind_of_work(perceptron, b, features, kind)
     shapes = tuple(w.shape for w in perceptron.weights)
-    key = (shapes, b, features, kind, perceptron.straight, first.dtype)
-    kept: OrderedDict[object, _Work] = _local.__dict__.setdefault("kept", OrderedDict())
+    key = (kind_of_work, shapes, b, features, kind, perceptron.straight, first.dtype)
+    kept: OrderedDict[object, Work] = _local.__dict__.setdefault("kept", OrderedDict())
     if key in kept:
         kept.move_to_end(key)
     else:
-        kept[key] = _Work(perceptron, b, features, kind)
+        kept[key] = kind_of_work(perceptron, b, features, kind)
         if len(kept) > KEPT:
             kept.popitem(last=False)
     return kept[key]
 
 
-class _Work:
+class Work:
     """The buffers of a block, and the steps of the closed form on them.
 
     The rows of `values` and `cotangents` are the real and generated ones, the points between, and the tangents there.
@@ -91,8 +89,8 @@ class _Work:
         self.merged = kind == "wasserstein" and perceptron.straight
         points = b // 2 if kind == "energy" else b
         rows = 2 * b + points
-        between = slice(2 * b, rows)
-        everything, tangent = slice(0, rows), between if self.merged else slice(rows, rows + points)
+        real, fake, between, everything = slice(b), slice(b, 2 * b), slice(2 * b, rows), slice(rows)
+        tangent = between if self.merged else slice(rows, rows + points)
         widths = [perceptron.inputs, *(len(w) for w in perceptron.weights)]
         hidden = widths[1:-1]
 
@@ -103,17 +101,12 @@ class _Work:
         self.h, self.t = ([value[part] for value in self.values] for part in (everything, tangent))
         self.r, self.s = ([cotangent[part] for cotangent in self.cotangents] for part in (everything, tangent))
         self.biased = [r[: 2 * b] if self.merged else r for r in self.r]
-        (self.g_PD,) = buffers(points, [features])
-        self.x_real, self.x_fake, self.x_between, self.v_PD = (
-            self.values[0][part, :features] for part in (slice(b), slice(b, 2 * b), between, tangent)
-        )
-        self.c_real, self.c_fake, self.c_between, self.v_conditions = (
-            self.values[0][part, features:] for part in (slice(b), slice(b, 2 * b), between, tangent)
-        )
-        outputs = [self.values[-1][part] for part in (slice(b), slice(b, 2 * b), between)]
-        adjoints = [self.r[-1][part] for part in (slice(b), slice(b, 2 * b), between)]
-        self.head = _HEADS[kind](outputs, adjoints, self.s[-1])
         self.step_of_points = b // points
+        self.inputs = [self.values[0][part, :features] for part in (real, fake, between, tangent)]
+        self.conditions = [self.values[0][part, features:] for part in (real, fake, between, tangent)]
+        (self.g_PD,) = buffers(points, [features])
+        outputs, adjoints = ([v[part] for part in (real, fake, between)] for v in (self.values[-1], self.r[-1]))
+        self.head = _HEADS[kind](outputs, adjoints, self.s[-1])
 
         # What s'(z) is computed from: the value itself where the activation is straight, else a number of its own.
         self.slopes = self.h[1:-1] if perceptron.straight else buffers(rows, hidden)
@@ -127,39 +120,35 @@ class _Work:
             self.u, self.c, self.bends = (buffers(points, hidden) for _ in range(3))
             self.h_between, self.r_between = ([v[between] for v in part] for part in (self.h, self.r))
 
-    def step(self, perceptron: Perceptron, rows: Rows, loss: Loss, norm_P: Tensor) -> tuple[Tensor, Tensor]:
-        """(distance, penalty) of the block; leaves values and cotangents for `collect`, and writes the norms."""
-        weights, biases, last = perceptron.weights, perceptron.biases, len(perceptron.weights) - 1
-        self._load(rows)
+    def step(self, perceptron: Perceptron, rows: Rows, loss: Loss, norm_P: Tensor, total_2: Tensor) -> None:
+        """Write norms, distance and penalty of the block; leave values and cotangents for `collect`."""
+        weights, last = perceptron.weights, len(perceptron.weights) - 1
+        self.load(rows)
 
-        # Forward at all rows: h_l = s(z_l).
+        # Forward at all rows: z_l = W_l h_(l-1) + b_l, h_l = s(z_l).
         for layer in range(last + 1):
-            _linear(self.h[layer], weights[layer], biases[layer], self.h[layer + 1])
-            if layer < last:
-                self._activate(perceptron, layer)
+            self.forward(perceptron, layer)
 
         # Reverse at the points between: s_l = df / dz_l, and g = df / dx_hat.
-        self.head.reverse()
-        distance = None
+        self.start()
         if self.merged:
-            distance = self.head.adjoint(rows, None)
-            self._reverse(perceptron, self.r, self.r, self.slopes)
+            self.finish(rows, total_2)
+            self.reverse_all(perceptron)
         else:
-            self._reverse(perceptron, self.s, self.c, self.slopes_between)
+            self.reverse_between(perceptron)
         torch.mm(self.s[0], weights[0][:, : self.g_PD.shape[1]], out=self.g_PD)
-        penalty = self._penalise(rows.penalty_coefficients, loss, norm_P)
+        self.penalise(rows.penalty_coefficients, loss, norm_P, total_2)
 
         # Tangent along v: u_l = W_l t_(l-1), t_l = s'(z_l) u_l.
         for layer in range(last):
             torch.mm(self.t[layer], weights[layer].mT, out=self.u[layer])
-            _times_slope(perceptron, self.u[layer], self.slopes_between[layer], self.t[layer + 1])
+            self.tangent(perceptron, layer)
 
         # Adjoint at all rows: r_l = dloss / dz_l.
-        if distance is None:
+        if not self.merged:
             torch.mm(self.t[last], weights[last].mT, out=self.t[last + 1])
-            distance = self.head.adjoint(rows, self.t[last + 1])
-            self._reverse(perceptron, self.r, self.r, self.slopes, bent=not perceptron.straight)
-        return distance, penalty
+            self.finish(rows, total_2)
+            self.reverse_all(perceptron)
 
     def collect(self, perceptron: Perceptron, gradients: Sequence[Tensor], *, add: bool) -> None:
         """Write the gradients of the block, or add them: dW_l = r_l h_(l-1) + s_l t_(l-1), db_l = r_l."""
@@ -170,37 +159,49 @@ class _Work:
                 by_weight.addmm_(self.cotangents[layer].mT, self.values[layer])
             else:
                 torch.mm(self.cotangents[layer].mT, self.values[layer], out=by_weight)
-            if bias is not None and add:
-                next(remaining).add_(self.biased[layer].sum(0))
-            elif bias is not None:
-                torch.sum(self.biased[layer], 0, out=next(remaining))
+            if bias is not None:
+                by_bias = next(remaining)
+                (by_bias.add_ if add else by_bias.copy_)(self.by_bias(layer))
 
-    def _load(self, rows: Rows) -> None:
-        self.x_real.copy_(rows.real)
-        self.x_fake.copy_(rows.fake)
-        step, eps = self.step_of_points, rows.eps[:, None]
-        torch.lerp(rows.fake[::step], rows.real[::step], eps, out=self.x_between)
+    def load(self, rows: Rows) -> None:
+        """Write the rows and the points between them."""
+        real, fake, between, _ = self.inputs
+        real.copy_(rows.real)
+        fake.copy_(rows.fake)
+        step = self.step_of_points
+        torch.lerp(rows.fake[::step], rows.real[::step], rows.eps[:, None], out=between)
         if rows.conditions is not None:
-            self.c_real.copy_(rows.conditions)
-            self.c_fake.copy_(rows.conditions)
-            self.c_between.copy_(rows.conditions[::step])
+            real, fake, between, _ = self.conditions
+            real.copy_(rows.conditions)
+            fake.copy_(rows.conditions)
+            between.copy_(rows.conditions[::step])
 
-    def _activate(self, perceptron: Perceptron, layer: int) -> None:
-        """s(z) in place of z, and what its derivatives need."""
-        z = self.h[layer + 1]
+    def forward(self, perceptron: Perceptron, layer: int) -> None:
+        """From the values below to those of a layer, and what the derivatives of its activation need."""
+        w, b, z = perceptron.weights[layer], perceptron.biases[layer], self.h[layer + 1]
+        if b is None:
+            torch.mm(self.h[layer], w.mT, out=z)
+        else:
+            torch.addmm(b, self.h[layer], w.mT, out=z)
+        if layer == len(perceptron.weights) - 1:
+            return
         if perceptron.straight:
             F.leaky_relu_(z, perceptron.slope)
-            return
+        else:
+            self._bend(perceptron.activation, layer, z)
+
+    def _bend(self, activation: str, layer: int, z: Tensor) -> None:
+        """s(z) in place of z, s'(z), and s''(z) at the points between."""
         slope, bend, z_between = self.slopes[layer], self.bends[layer], self.h_between[layer + 1]
         slope_between = self.slopes_between[layer]
-        if perceptron.activation == "tanh":
+        if activation == "tanh":
             torch.tanh(z, out=z)
             torch.addcmul(z.new_ones(()), z, z, value=-1, out=slope)
             torch.mul(z_between, slope_between, out=bend).mul_(-2)
             return
         sigmoid = torch.sigmoid(z, out=slope)
         torch.addcmul(slope_between, slope_between, slope_between, value=-1, out=bend)
-        if perceptron.activation == "silu":
+        if activation == "silu":
             bend.mul_(z_between.mul(slope_between).mul_(-2).add_(z_between).add_(2))
             h = z.mul_(sigmoid)
             torch.addcmul(sigmoid + h, h, sigmoid, value=-1, out=slope)
@@ -210,34 +211,47 @@ class _Work:
         bend.masked_fill_(z_between > 20, 0.0)
         z.copy_(F.softplus(z))
 
-    def _reverse(
-        self,
-        perceptron: Perceptron,
-        cotangents: list[Tensor],
-        before: list[Tensor],
-        slopes: list[Tensor],
-        *,
-        bent: bool = False,
-    ) -> None:
-        """From the last layer's cotangents to those of the others; `before` is what they are before the slope."""
-        for layer in range(len(slopes) - 1, -1, -1):
-            torch.mm(cotangents[layer + 1], perceptron.weights[layer + 1], out=before[layer])
-            _times_slope(perceptron, before[layer], slopes[layer], cotangents[layer])
-            if bent:
+    def start(self) -> None:
+        """Write s of the last layer."""
+        self.head.start()
+
+    def finish(self, rows: Rows, total_2: Tensor) -> None:
+        """Write the distance and r of the last layer."""
+        total_2[0] = self.head.finish(rows, None if self.merged else self.t[-1])
+
+    def reverse_between(self, perceptron: Perceptron) -> None:
+        """s from its last layer: c_l = W_(l+1)^T s_(l+1), s_l = s'(z_l) c_l."""
+        for layer in range(len(self.slopes) - 1, -1, -1):
+            torch.mm(self.s[layer + 1], perceptron.weights[layer + 1], out=self.c[layer])
+            _times_slope(perceptron, self.c[layer], self.slopes_between[layer], self.s[layer])
+
+    def reverse_all(self, perceptron: Perceptron) -> None:
+        """r from its last layer: r_l = s'(z_l) W_(l+1)^T r_(l+1), and + s''(z_l) u_l c_l at the points between."""
+        for layer in range(len(self.slopes) - 1, -1, -1):
+            torch.mm(self.r[layer + 1], perceptron.weights[layer + 1], out=self.r[layer])
+            _times_slope(perceptron, self.r[layer], self.slopes[layer], self.r[layer])
+            if not perceptron.straight:
                 self.r_between[layer].addcmul_(self.bends[layer].mul_(self.u[layer]), self.c[layer])
 
-    def _penalise(self, coefficient_P: Tensor, loss: Loss, norm_P: Tensor) -> Tensor:
-        """The penalty; writes |g| and v = weight dpenalty / dg, which is 0 where |g| = 0."""
+    def tangent(self, perceptron: Perceptron, layer: int) -> None:
+        """t of a layer from u."""
+        _times_slope(perceptron, self.u[layer], self.slopes_between[layer], self.t[layer + 1])
+
+    def by_bias(self, layer: int) -> Tensor:
+        """The sum of r over rows."""
+        return self.biased[layer].sum(0)
+
+    def penalise(self, coefficient_P: Tensor, loss: Loss, norm_P: Tensor, total_2: Tensor) -> None:
+        """Write the penalty, |g| and v = weight dpenalty / dg, which is 0 where |g| = 0."""
         torch.linalg.vector_norm(self.g_PD, dim=1, out=norm_P)
         excess_P = norm_P - loss.target
         if loss.one_sided:
             excess_P.clamp_min_(0.0)
         share_P = coefficient_P * excess_P
-        penalty = torch.dot(share_P, excess_P)
+        total_2[1] = torch.dot(share_P, excess_P)
         factor_P = share_P.mul_(2 * loss.weight).div_(norm_P + (norm_P == 0))
-        torch.mul(self.g_PD, factor_P[:, None], out=self.v_PD)
-        self.v_conditions.zero_()
-        return penalty
+        torch.mul(self.g_PD, factor_P[:, None], out=self.inputs[-1])
+        self.conditions[-1].zero_()
 
 
 class _Wasserstein:
@@ -248,17 +262,17 @@ class _Wasserstein:
         self.by_real, self.by_fake, self.by_between = adjoints
         self.slope_PO = slope_PO
 
-    def reverse(self) -> None:
+    def start(self) -> None:
         """Write df / dh at the points between."""
         self.slope_PO.fill_(1.0)
 
-    def adjoint(self, rows: Rows, t_PO: Tensor | None) -> Tensor:
+    def finish(self, rows: Rows, t_PO: Tensor | None) -> Tensor:
         """The distance; write the derivative of the loss by the outputs, from the tangent of those between."""
         torch.neg(rows.coefficients[:, None], out=self.by_real)
         self.by_fake.copy_(rows.fake_coefficients[:, None])
         if t_PO is not None:
             self.by_between.zero_()
-        return torch.dot(rows.coefficients, self.real[:, 0]) - torch.dot(rows.fake_coefficients, self.fake[:, 0])
+        return rows.coefficients @ self.real[:, 0] - rows.fake_coefficients @ self.fake[:, 0]
 
 
 class _Embedding:
@@ -273,8 +287,8 @@ class _Embedding:
         self.slope_PO = slope_PO
         self.direction_6PO = slope_PO.new_empty(6, *slope_PO.shape)
 
-    def reverse(self) -> None:
-        """Write df / dh at the points between."""
+    def start(self) -> None:
+        """As of `_Wasserstein`."""
         self._differences(self.direction_6PO)
         self.length_6P = torch.linalg.vector_norm(self.direction_6PO, dim=2)
         # Coincident points have no direction.
@@ -282,8 +296,8 @@ class _Embedding:
         self.direction_6PO.mul_(self.inverse_6P1)
         torch.sub(self.direction_6PO[4], self.direction_6PO[5], out=self.slope_PO)
 
-    def adjoint(self, rows: Rows, t_PO: Tensor | None) -> Tensor:
-        """The distance; write the derivative of the loss by the outputs, from the tangent of those between."""
+    def finish(self, rows: Rows, t_PO: Tensor | None) -> Tensor:
+        """As of `_Wasserstein`."""
         assert t_PO is not None
         coefficient_4P = torch.stack(self._coefficients(rows))
         # The derivative of a direction n along t: (t - (n . t) n) / length.
@@ -293,7 +307,7 @@ class _Embedding:
         pull = self.direction_6PO[:4].mul_(coefficient_4P[:, :, None])
         self._spread(pull, turn)
         torch.sub(turn[0], turn[1], out=self.by_between)
-        return -torch.dot(coefficient_4P.flatten(), self.length_6P[:4].flatten())
+        return -(coefficient_4P * self.length_6P[:4]).sum()
 
     def _differences(self, out_6PO: Tensor) -> None:
         raise NotImplementedError
@@ -328,14 +342,13 @@ class _Energy(_Embedding):
 
 
 class _Surrogate(_Embedding):
-    """Differences of real and generated embeddings to the partner's generated one and to 0; f as they."""
+    """Differences of real and generated embeddings, and those between, to the partner's generated one and to 0."""
 
     def _differences(self, out_6PO: Tensor) -> None:
         partner = _partners(self.fake)
         for index, embedding in enumerate((self.real, self.fake, self.between)):
-            near, far = (0, 2, 4)[index], (1, 3, 5)[index]
-            torch.sub(embedding, partner, out=out_6PO[near])
-            out_6PO[far].copy_(embedding)
+            torch.sub(embedding, partner, out=out_6PO[2 * index])
+            out_6PO[2 * index + 1].copy_(embedding)
 
     def _coefficients(self, rows: Rows) -> tuple[Tensor, ...]:
         a, b = rows.coefficients, rows.fake_coefficients
@@ -354,13 +367,6 @@ _HEADS = {"wasserstein": _Wasserstein, "energy": _Energy, "surrogate": _Surrogat
 def _partners(rows: Tensor) -> Tensor:
     """Rows 2k and 2k + 1 exchanged."""
     return rows.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
-
-
-def _linear(x: Tensor, w: Tensor, b: Tensor | None, out: Tensor) -> None:
-    if b is None:
-        torch.mm(x, w.mT, out=out)
-    else:
-        torch.addmm(b, x, w.mT, out=out)
 
 
 def _times_slope(perceptron: Perceptron, by_h: Tensor, slope: Tensor, out: Tensor) -> None:

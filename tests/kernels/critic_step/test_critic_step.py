@@ -42,9 +42,10 @@ def flat(step: CriticStep) -> dict[str, Tensor]:
     return {**step._asdict(), **found} | {"gradients": step.loss}
 
 
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_it_equals_double_backward(activation: str, loss: str) -> None:
+def test_it_equals_double_backward(activation: str, loss: str, backend: str) -> None:
     critic = perceptron(activation, LOSSES[loss], bias=loss == "surrogate")
     real, fake, conditions = rows()
     points = B // 2 if loss == "energy" else B
@@ -61,8 +62,8 @@ def test_it_equals_double_backward(activation: str, loss: str) -> None:
         options["fake_coefficients"] = torch.linspace(0.5, 0.1, points, dtype=torch.float64)
     for one_sided in (False, True):
         ours, exact = (
-            flat(mlp_critic_step(critic, real, fake, one_sided=one_sided, backend=backend, **options))
-            for backend in ("torch", "reference")
+            flat(mlp_critic_step(critic, real, fake, one_sided=one_sided, backend=each, **options))
+            for each in (backend, "reference")
         )
         assert ours.keys() == exact.keys()
         for name, value in ours.items():
