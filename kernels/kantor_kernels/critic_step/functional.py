@@ -9,6 +9,9 @@ from kantor_kernels import backends
 from kantor_kernels.critic_step import reference
 from kantor_kernels.critic_step.problem import LOSSES, CriticStep, Loss, Perceptron, Rows
 
+# Layers whose activations fit on a processor; wider ones are what matrix libraries are good at.
+WIDEST = 256
+
 
 def mlp_critic_step(
     critic: nn.Module | Perceptron,
@@ -57,7 +60,8 @@ def mlp_critic_step(
             with globally normalised coefficients, ranks of a data-parallel run add up to the step of the joined batch.
         fake_coefficients: b of "wasserstein" and "surrogate"; None: as `coefficients`.
         penalty_coefficients: c, (P,); None: equal ones that add up to one.
-        backend: "auto", "reference" (double backward), "torch".
+        backend: "auto", "reference" (double backward), "torch", "triton" (at least two layers of at most 256 units, in
+            float32). "auto" takes "triton" on CUDA devices where it can, else "torch".
 
     Returns:
         A `CriticStep`; the gradients are new tensors.
@@ -76,9 +80,23 @@ def mlp_critic_step(
         raise ValueError(f"unknown loss {loss!r}; known: {', '.join(LOSSES)}")
     rows = _rows(real, fake, conditions, loss, eps, generator, coefficients, fake_coefficients, penalty_coefficients)
     _check(perceptron, rows, loss)
-    chosen, _ = backends.choose("critic_step", backend, real.device)
+    chosen = _chosen(backend, perceptron)
     compute = reference if chosen == "reference" else backends.implementation("critic_step", chosen)
     return compute.critic_step(perceptron, rows, Loss(loss, float(weight), float(target), one_sided))
+
+
+def _chosen(backend: str, perceptron: Perceptron) -> str:
+    first = perceptron.weights[0]
+    chosen, _ = backends.choose("critic_step", backend, first.device)
+    sizes = [perceptron.inputs, *(len(weight) for weight in perceptron.weights)]
+    if chosen == "triton" and not (len(sizes) > 2 and max(sizes) <= WIDEST and first.dtype == torch.float32):
+        if backend == "triton":
+            raise ValueError(
+                f"backend 'triton' takes at least two layers of at most {WIDEST} units in float32, "
+                f"got sizes {sizes} in {first.dtype}; backend 'torch' takes any"
+            )
+        return "torch"
+    return chosen
 
 
 def _rows(
