@@ -34,15 +34,13 @@ class _Compiled(Work):
         super().__init__(perceptron, b, features, kind)
         self.kind, self.b = _KINDS[kind], b
         self.straight, self.last = perceptron.straight, len(perceptron.weights) - 1
-        # A layer's sum of r over rows is left behind by the pass that writes r.
-        self.sums = [r.new_empty(r.shape[1]) for r in self.r]
         self.x, self.g, self.v = self.values[0].numpy(), self.g_PD.numpy(), self.t[0].numpy()
         self.views = {
             name: [part.numpy() for part in parts]
             for name, parts in (("h", self.h), ("r", self.r), ("s", self.s), ("t", self.t), ("u", self.u))
         }
         self.between_views = [h[2 * b :] for h in self.views["h"]]
-        self.sum_views = [total.numpy() for total in self.sums]
+        self.sum_views = [total.numpy() for total in self.by_bias]
 
     def load(self, rows: Rows) -> None:
         conditions = rows.real[:, :0] if rows.conditions is None else rows.conditions
@@ -90,8 +88,10 @@ class _Compiled(Work):
         h, t = self.between_views[layer + 1], self.views["t"][layer + 1]
         _slope(self.views["u"][layer], h, perceptron.slope, t)
 
-    def by_bias(self, layer: int) -> Tensor:
-        return self.sums[layer] if self.straight or layer == self.last else super().by_bias(layer)
+    def sum_biased(self) -> None:
+        # Straight layers are summed where r is written.
+        if not self.straight:
+            super().sum_biased()
 
     def penalise(self, coefficient_P: Tensor, loss: Loss, norm_P: Tensor, total_2: Tensor) -> None:
         coefficients, norms, total = _array(coefficient_P), norm_P.numpy(), total_2.numpy()
@@ -110,12 +110,16 @@ def _compiled(function: Any) -> Any:
 def _load(x: Any, real: Any, fake: Any, conditions: Any, eps: Any, step: int) -> None:
     b, d = real.shape
     for i in range(b):
-        x[i, :d], x[i, d:] = real[i], conditions[i]
-        x[b + i, :d], x[b + i, d:] = fake[i], conditions[i]
-    for p in range(len(eps)):
         for j in range(d):
-            x[2 * b + p, j] = fake[step * p, j] + eps[p] * (real[step * p, j] - fake[step * p, j])
-        x[2 * b + p, d:] = conditions[step * p]
+            x[i, j], x[b + i, j] = real[i, j], fake[i, j]
+        for j in range(conditions.shape[1]):
+            x[i, d + j] = x[b + i, d + j] = conditions[i, j]
+    for p in range(len(eps)):
+        i = step * p
+        for j in range(d):
+            x[2 * b + p, j] = fake[i, j] + eps[p] * (real[i, j] - fake[i, j])
+        for j in range(conditions.shape[1]):
+            x[2 * b + p, d + j] = conditions[i, j]
 
 
 @_compiled

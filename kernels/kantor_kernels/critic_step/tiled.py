@@ -32,16 +32,23 @@ def critic_step(perceptron: Perceptron, rows: Rows, loss: Loss) -> CriticStep:
 def by_blocks(perceptron: Perceptron, rows: Rows, loss: Loss, kind_of_work: type[Work]) -> CriticStep:
     """The step, one block of the batch after the other."""
     with torch.no_grad():
-        gradients = tuple(torch.empty_like(p) for p in perceptron.parameters())
+        by_weights = [torch.empty_like(w) for w in perceptron.weights]
+        by_biases = torch.zeros(())
         norm_P = torch.empty_like(rows.eps)
         blocks = _blocks(rows, loss.kind)
         total_K2 = rows.eps.new_empty(len(blocks), 2)
         for index, (block, points) in enumerate(blocks):
             work = _kept(kind_of_work, perceptron, len(block.real), block.real.shape[1], loss.kind)
             work.step(perceptron, block, loss, norm_P[points], total_K2[index])
-            work.collect(perceptron, gradients, add=index > 0)
-        distance, penalty = total_K2.sum(0).unbind()
-        return CriticStep(loss.weight * penalty - distance, distance, penalty, norm_P, gradients)
+            work.collect(by_weights, add=index > 0)
+            by_biases = work.by_biases.clone() if index == 0 else by_biases.add_(work.by_biases)
+        gradients: list[Tensor] = []
+        for bias, *both in zip(
+            perceptron.biases, by_weights, by_biases.split([len(w) for w in by_weights]), strict=True
+        ):
+            gradients += both if bias is not None else both[:1]
+        distance, penalty = (total_K2[0] if len(blocks) == 1 else total_K2.sum(0)).unbind()
+        return CriticStep(loss.weight * penalty - distance, distance, penalty, norm_P, tuple(gradients))
 
 
 def _blocks(rows: Rows, kind: str) -> list[tuple[Rows, slice]]:
@@ -101,6 +108,8 @@ class Work:
         self.h, self.t = ([value[part] for value in self.values] for part in (everything, tangent))
         self.r, self.s = ([cotangent[part] for cotangent in self.cotangents] for part in (everything, tangent))
         self.biased = [r[: 2 * b] if self.merged else r for r in self.r]
+        self.by_biases = perceptron.weights[0].new_empty(sum(widths[1:]))
+        self.by_bias = self.by_biases.split(widths[1:])
         self.step_of_points = b // points
         self.inputs = [self.values[0][part, :features] for part in (real, fake, between, tangent)]
         self.conditions = [self.values[0][part, features:] for part in (real, fake, between, tangent)]
@@ -150,18 +159,14 @@ class Work:
             self.finish(rows, total_2)
             self.reverse_all(perceptron)
 
-    def collect(self, perceptron: Perceptron, gradients: Sequence[Tensor], *, add: bool) -> None:
-        """Write the gradients of the block, or add them: dW_l = r_l h_(l-1) + s_l t_(l-1), db_l = r_l."""
-        remaining = iter(gradients)
-        for layer, bias in enumerate(perceptron.biases):
-            by_weight = next(remaining)
+    def collect(self, by_weights: Sequence[Tensor], *, add: bool) -> None:
+        """Write or add dW_l = r_l h_(l-1) + s_l t_(l-1), and write db_l = r_l, summed over rows."""
+        for by_weight, cotangent, value in zip(by_weights, self.cotangents, self.values, strict=False):
             if add:
-                by_weight.addmm_(self.cotangents[layer].mT, self.values[layer])
+                by_weight.addmm_(cotangent.mT, value)
             else:
-                torch.mm(self.cotangents[layer].mT, self.values[layer], out=by_weight)
-            if bias is not None:
-                by_bias = next(remaining)
-                (by_bias.add_ if add else by_bias.copy_)(self.by_bias(layer))
+                torch.mm(cotangent.mT, value, out=by_weight)
+        self.sum_biased()
 
     def load(self, rows: Rows) -> None:
         """Write the rows and the points between them."""
@@ -237,9 +242,10 @@ class Work:
         """t of a layer from u."""
         _times_slope(perceptron, self.u[layer], self.slopes_between[layer], self.t[layer + 1])
 
-    def by_bias(self, layer: int) -> Tensor:
-        """The sum of r over rows."""
-        return self.biased[layer].sum(0)
+    def sum_biased(self) -> None:
+        """Write the sums of r over rows."""
+        for r, out in zip(self.biased, self.by_bias, strict=True):
+            torch.sum(r, 0, out=out)
 
     def penalise(self, coefficient_P: Tensor, loss: Loss, norm_P: Tensor, total_2: Tensor) -> None:
         """Write the penalty, |g| and v = weight dpenalty / dg, which is 0 where |g| = 0."""
