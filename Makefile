@@ -7,11 +7,12 @@ BIN := .venv/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help run physics test lint clean
+.PHONY: help run physics toys test lint clean
 
 help:
 	@echo "make run      stage the data, train the models, validate them: ends with results/report/index.html"
 	@echo "make physics  the same with several seeds, for figures with uncertainties"
+	@echo "make toys     the same on rings and grids of Gaussians: which modes are found, which collapse"
 	@echo "make test     the tests, linters and types"
 	@echo "make clean    remove the environment; results stay"
 
@@ -22,6 +23,11 @@ run: .venv/installed
 physics: .venv/installed
 	@$(BIN)/snakemake physics --quiet all
 	@$(BIN)/kantor summary results/report-physics
+
+# Networks this small train faster on one worker each, two models at a time.
+toys: .venv/installed
+	@$(BIN)/snakemake toys --set-threads train=1 --quiet all
+	@$(BIN)/kantor summary results/report-toys
 
 test: .venv/tested lint
 	$(BIN)/pytest -n 2 --dist loadfile

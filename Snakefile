@@ -1,5 +1,5 @@
 # Stage the data, train the models, validate them, gather the report. `snakemake` does the target `run` of
-# config/config.yaml; `snakemake physics` the one with several seeds. A second run redoes only what changed.
+# config/config.yaml, `snakemake physics` and `snakemake toys` those. A second run redoes only what changed.
 from snakemake.utils import min_version
 
 min_version("9.12")
@@ -33,3 +33,8 @@ rule all:
 rule physics:
     input:
         "<results>/report-physics/index.html",
+
+
+rule toys:
+    input:
+        "<results>/report-toys/index.html",

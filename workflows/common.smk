@@ -41,7 +41,12 @@ def manifest(wildcards):
     )
 
 
+def target(wildcards):
+    """What a report is about: report/ is the target `run`, report-NAME the target NAME."""
+    return CONFIG.targets[wildcards.page.partition("-")[2] or "run"]
+
+
 def models(wildcards):
-    """(training, seed) of every model on a report: report/ is the target `run`, report-NAME the target NAME."""
-    target = CONFIG.targets[wildcards.page.partition("-")[2] or "run"]
-    return [(training, seed) for training in target.trainings for seed in target.seeds]
+    """(training, seed) of every model on a report."""
+    wanted = target(wildcards)
+    return [(training, seed) for training in wanted.trainings for seed in wanted.seeds]

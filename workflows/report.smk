@@ -43,7 +43,7 @@ rule gather:
     log:
         "<logs>/{page}.log",
     params:
-        title=CONFIG.title,
+        title=lambda wildcards: target(wildcards).title or CONFIG.title,
         code=CODE["report"],
         models=lambda wildcards, input: folders(input.models),
         validations=lambda wildcards, input: folders(input.validations),

@@ -36,6 +36,7 @@ QUICK = {
     "targets": {
         "run": {"trainings": ["wgan_gp", "cramer"]},
         "physics": {"trainings": ["wgan_gp"], "seeds": [1, 2]},
+        "toys": {"title": "toys", "trainings": ["cramer"]},
     },
 }
 
@@ -94,7 +95,7 @@ class Workflow:
         for line in (done.stdout + done.stderr).splitlines():
             if line.startswith(("rule ", "localrule ")):
                 rule = line.split()[1].rstrip(":")
-                if rule in {"all", "physics"}:
+                if rule in {"all", "physics", "toys"}:
                     rule = ""
                 elif rule == "gather":
                     jobs[rule] += 1
