@@ -57,10 +57,10 @@ class _Compiled(Work):
     def start(self) -> None:
         _start(self.views["h"][-1], self.views["s"][-1], self.kind, self.b)
 
-    def finish(self, rows: Rows, total_2: Tensor) -> None:
+    def finish(self, rows: Rows, total_3: Tensor) -> None:
         a, b = _array(rows.coefficients), _array(rows.fake_coefficients)
         h, r, t = self.views["h"][-1], self.views["r"][-1], self.views["t"][-1]
-        _finish(h, r, t, a, b, self.kind, self.merged, self.sum_views[-1], total_2.numpy())
+        _finish(h, r, t, a, b, self.kind, self.merged, self.sum_views[-1], total_3.numpy())
 
     def reverse_between(self, perceptron: Perceptron) -> None:
         if not self.straight:
@@ -93,8 +93,8 @@ class _Compiled(Work):
         if not self.straight:
             super().sum_biased()
 
-    def penalise(self, coefficient_P: Tensor, loss: Loss, norm_P: Tensor, total_2: Tensor) -> None:
-        coefficients, norms, total = _array(coefficient_P), norm_P.numpy(), total_2.numpy()
+    def penalise(self, coefficient_P: Tensor, loss: Loss, norm_P: Tensor, total_3: Tensor) -> None:
+        coefficients, norms, total = _array(coefficient_P), norm_P.numpy(), total_3.numpy()
         _penalise(self.g, coefficients, loss.weight, loss.target, loss.one_sided, norms, self.v, total)
 
 
@@ -175,7 +175,8 @@ def _penalise(
         for j in range(g.shape[1]):
             v[p, j] = factor * g[p, j]
         v[p, g.shape[1] :] = 0
-    total[1] = penalty
+    total[0] += weight * penalty
+    total[2] = penalty
 
 
 @_compiled
@@ -218,7 +219,8 @@ def _finish(h: Any, r: Any, t: Any, a: Any, b: Any, kind: int, merged: bool, sum
             near, far = _compared(p, kind, rows)
             _turn(h, r, t[p], 2 * rows + p, near, 1.0)
             _turn(h, r, t[p], 2 * rows + p, far, -1.0)
-    total[0] = distance
+    total[0] -= distance
+    total[1] = distance
     sums[:] = 0
     for i in range(2 * rows if merged else len(r)):
         sums += r[i]

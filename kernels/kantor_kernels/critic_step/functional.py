@@ -88,8 +88,10 @@ def mlp_critic_step(
 def _chosen(backend: str, perceptron: Perceptron) -> str:
     first = perceptron.weights[0]
     chosen, _ = backends.choose("critic_step", backend, first.device)
+    if chosen != "triton":
+        return chosen
     sizes = [perceptron.inputs, *(len(weight) for weight in perceptron.weights)]
-    if chosen == "triton" and not (len(sizes) > 2 and max(sizes) <= WIDEST and first.dtype == torch.float32):
+    if not (len(sizes) > 2 and max(sizes) <= WIDEST and first.dtype == torch.float32):
         if backend == "triton":
             raise ValueError(
                 f"backend 'triton' takes at least two layers of at most {WIDEST} units in float32, "
@@ -122,14 +124,10 @@ def _rows(
         eps = torch.rand(points, generator=generator, device=device, dtype=torch.float32).to(real.device, real.dtype)
     elif eps.shape not in ((points,), (points, 1)):
         raise ValueError(f"eps must be ({points},) or ({points}, 1), got {tuple(eps.shape)}")
-    a, b, c = (
-        real.new_full((points,), 1 / points) if given is None else given.detach()
-        for given in (
-            coefficients,
-            coefficients if fake_coefficients is None else fake_coefficients,
-            penalty_coefficients,
-        )
-    )
+    equal = real.new_full((points,), 1 / points) if coefficients is None or penalty_coefficients is None else real
+    a = equal if coefficients is None else coefficients.detach()
+    b = a if fake_coefficients is None else fake_coefficients.detach()
+    c = equal if penalty_coefficients is None else penalty_coefficients.detach()
     for name, value in (("coefficients", a), ("fake_coefficients", b), ("penalty_coefficients", c)):
         if value.shape != (points,):
             raise ValueError(f"{name} must be ({points},), got {tuple(value.shape)}")
@@ -147,8 +145,9 @@ def _check(perceptron: Perceptron, rows: Rows, loss: str) -> None:
         raise ValueError(f"the critic takes {perceptron.inputs} inputs, a row and its conditions have {inputs}")
     if loss == "wasserstein" and perceptron.outputs != 1:
         raise ValueError(f"a Wasserstein critic has one output, got {perceptron.outputs}")
-    kinds = {(t.dtype, t.device) for t in (*perceptron.parameters(), *rows) if t is not None}
-    if len(kinds) > 1:
-        raise ValueError(f"rows, coefficients and parameters must agree in dtype and device, got {kinds}")
-    if kinds.pop()[0] not in (torch.float32, torch.float64):
-        raise ValueError("the closed form is for float32 and float64")
+    dtype, device = perceptron.weights[0].dtype, perceptron.weights[0].device
+    for name, value in zip(Rows._fields, rows, strict=True):
+        if value is not None and (value.dtype != dtype or value.device != device):
+            raise ValueError(f"{name} is {value.dtype} on {value.device}, the critic {dtype} on {device}")
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"the closed form is for float32 and float64, got {dtype}")

@@ -36,19 +36,18 @@ def by_blocks(perceptron: Perceptron, rows: Rows, loss: Loss, kind_of_work: type
         by_biases = torch.zeros(())
         norm_P = torch.empty_like(rows.eps)
         blocks = _blocks(rows, loss.kind)
-        total_K2 = rows.eps.new_empty(len(blocks), 2)
+        total_K3 = rows.eps.new_zeros(len(blocks), 3)
         for index, (block, points) in enumerate(blocks):
             work = _kept(kind_of_work, perceptron, len(block.real), block.real.shape[1], loss.kind)
-            work.step(perceptron, block, loss, norm_P[points], total_K2[index])
+            work.step(perceptron, block, loss, norm_P[points], total_K3[index])
             work.collect(by_weights, add=index > 0)
             by_biases = work.by_biases.clone() if index == 0 else by_biases.add_(work.by_biases)
         gradients: list[Tensor] = []
-        for bias, *both in zip(
-            perceptron.biases, by_weights, by_biases.split([len(w) for w in by_weights]), strict=True
-        ):
-            gradients += both if bias is not None else both[:1]
-        distance, penalty = (total_K2[0] if len(blocks) == 1 else total_K2.sum(0)).unbind()
-        return CriticStep(loss.weight * penalty - distance, distance, penalty, norm_P, tuple(gradients))
+        parts = by_biases.split_with_sizes([len(w) for w in by_weights])
+        for bias, by_weight, by_bias in zip(perceptron.biases, by_weights, parts, strict=True):
+            gradients += (by_weight,) if bias is None else (by_weight, by_bias)
+        total, distance, penalty = (total_K3[0] if len(blocks) == 1 else total_K3.sum(0)).unbind()
+        return CriticStep(total, distance, penalty, norm_P, tuple(gradients))
 
 
 def _blocks(rows: Rows, kind: str) -> list[tuple[Rows, slice]]:
@@ -129,8 +128,8 @@ class Work:
             self.u, self.c, self.bends = (buffers(points, hidden) for _ in range(3))
             self.h_between, self.r_between = ([v[between] for v in part] for part in (self.h, self.r))
 
-    def step(self, perceptron: Perceptron, rows: Rows, loss: Loss, norm_P: Tensor, total_2: Tensor) -> None:
-        """Write norms, distance and penalty of the block; leave values and cotangents for `collect`."""
+    def step(self, perceptron: Perceptron, rows: Rows, loss: Loss, norm_P: Tensor, total_3: Tensor) -> None:
+        """Write norms, and loss, distance and penalty of the block; leave values and cotangents for `collect`."""
         weights, last = perceptron.weights, len(perceptron.weights) - 1
         self.load(rows)
 
@@ -141,12 +140,12 @@ class Work:
         # Reverse at the points between: s_l = df / dz_l, and g = df / dx_hat.
         self.start()
         if self.merged:
-            self.finish(rows, total_2)
+            self.finish(rows, total_3)
             self.reverse_all(perceptron)
         else:
             self.reverse_between(perceptron)
         torch.mm(self.s[0], weights[0][:, : self.g_PD.shape[1]], out=self.g_PD)
-        self.penalise(rows.penalty_coefficients, loss, norm_P, total_2)
+        self.penalise(rows.penalty_coefficients, loss, norm_P, total_3)
 
         # Tangent along v: u_l = W_l t_(l-1), t_l = s'(z_l) u_l.
         for layer in range(last):
@@ -156,7 +155,7 @@ class Work:
         # Adjoint at all rows: r_l = dloss / dz_l.
         if not self.merged:
             torch.mm(self.t[last], weights[last].mT, out=self.t[last + 1])
-            self.finish(rows, total_2)
+            self.finish(rows, total_3)
             self.reverse_all(perceptron)
 
     def collect(self, by_weights: Sequence[Tensor], *, add: bool) -> None:
@@ -220,9 +219,11 @@ class Work:
         """Write s of the last layer."""
         self.head.start()
 
-    def finish(self, rows: Rows, total_2: Tensor) -> None:
-        """Write the distance and r of the last layer."""
-        total_2[0] = self.head.finish(rows, None if self.merged else self.t[-1])
+    def finish(self, rows: Rows, total_3: Tensor) -> None:
+        """Write the distance, its part of the loss and r of the last layer."""
+        distance = self.head.finish(rows, None if self.merged else self.t[-1])
+        total_3[0] -= distance
+        total_3[1] = distance
 
     def reverse_between(self, perceptron: Perceptron) -> None:
         """s from its last layer: c_l = W_(l+1)^T s_(l+1), s_l = s'(z_l) c_l."""
@@ -247,14 +248,16 @@ class Work:
         for r, out in zip(self.biased, self.by_bias, strict=True):
             torch.sum(r, 0, out=out)
 
-    def penalise(self, coefficient_P: Tensor, loss: Loss, norm_P: Tensor, total_2: Tensor) -> None:
-        """Write the penalty, |g| and v = weight dpenalty / dg, which is 0 where |g| = 0."""
+    def penalise(self, coefficient_P: Tensor, loss: Loss, norm_P: Tensor, total_3: Tensor) -> None:
+        """Write the penalty, its part of the loss, |g| and v = weight dpenalty / dg, which is 0 where |g| = 0."""
         torch.linalg.vector_norm(self.g_PD, dim=1, out=norm_P)
         excess_P = norm_P - loss.target
         if loss.one_sided:
             excess_P.clamp_min_(0.0)
         share_P = coefficient_P * excess_P
-        total_2[1] = torch.dot(share_P, excess_P)
+        penalty = torch.dot(share_P, excess_P)
+        total_3[0] += loss.weight * penalty
+        total_3[2] = penalty
         factor_P = share_P.mul_(2 * loss.weight).div_(norm_P + (norm_P == 0))
         torch.mul(self.g_PD, factor_P[:, None], out=self.inputs[-1])
         self.conditions[-1].zero_()
