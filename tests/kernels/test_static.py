@@ -62,8 +62,8 @@ def innermost_loops(sass: str) -> list[list[str]]:
 
 
 def direct_loop(target: int, d: int, gradient: bool, tmp_path: Path) -> list[str]:
-    constants = pairwise.specialisation(d, "energy", (1.0,), False, False, gradient, torch.float32)
-    signature = POINTERS | dict.fromkeys(("n", "m", "part_columns"), "i32")
+    constants = pairwise.specialisation(d, "energy", (1.0,), False, "every", gradient, torch.float32)
+    signature = POINTERS | dict.fromkeys(("n", "m", "batch", "part_columns"), "i32")
     signature |= dict.fromkeys(constants, "constexpr")
     source = ASTSource(fn=pairwise.pairwise_kernel, signature=signature, constexprs=constants)
     options = {"num_warps": pairwise.WARPS, "enable_fp_fusion": True}
@@ -130,12 +130,12 @@ def shortest_way(found: dict, targets: dict[int, int], first: int, last: int) ->
 @cache
 def compiled_products(target: int, d: int, gradient: bool) -> tuple[str, int]:
     """(disassembly, bytes of shared memory) of `product_kernel`."""
-    constants = products.specialisation(d, "energy", (1.0,), False, False, gradient)
-    kinds = {"n": "i32", "m": "i32", "n_padded": "i32", "m_padded": "i32", "part_columns": "i32"}
-    kinds |= dict.fromkeys(("value_ptr", "slope_ptr", "near_ptr"), "*fp64") | dict.fromkeys(constants, "constexpr")
+    constants = products.specialisation(d, "energy", (1.0,), False, "every", gradient)
+    kinds = dict.fromkeys(("n", "m", "padded", "from_row", "from_column", "batch", "part_columns"), "i32")
+    kinds |= dict.fromkeys(("value_ptr", "slope_ptr", "near_ptr"), "*fp64") | {"met_ptr": "*i32"}
+    kinds |= dict.fromkeys(("high_ptr", "low_ptr"), "*fp16") | dict.fromkeys(constants, "constexpr")
     names = products.product_kernel.arg_names
-    halves = {name: "*fp16" for name in names if name.endswith(("high_ptr", "low_ptr"))}
-    signature = {name: (kinds | halves).get(name, "*fp32") for name in names}
+    signature = {name: kinds.get(name, "*fp32") for name in names}
     # What PyTorch allocates is aligned, and Triton specialises for it.
     aligned: Any = {(n,): [["tt.divisibility", 16]] for n, name in enumerate(names) if name.endswith("_ptr")}
     source = ASTSource(fn=products.product_kernel, signature=signature, constexprs=constants, attrs=aligned)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -147,7 +148,7 @@ def mmd(
         return _reference_mmd(sample_x, sample_y, kernel, estimator, yy).to(out)
     total_B = 0.0
     # One operator computes everything, unless a derivative by a weight is asked for.
-    at_once = chosen == "cpu" and kernel.radial and not (_weighs(sample_x) or _weighs(sample_y))
+    at_once = chosen in ("cpu", "triton") and kernel.radial and not (_weighs(sample_x) or _weighs(sample_y))
     for term in _terms(kernel, sample_x.flat, sample_y.flat, generator):
         if at_once:
             both_B = _at_once(sample_x, sample_y, term, estimator, yy is None, chosen)
@@ -492,8 +493,15 @@ def _self(sample: _Sample, x_BND: Tensor, term: _Term, estimator: str, backend: 
 
 def _at_once(sample_x: _Sample, sample_y: _Sample, term: _Term, estimator: str, want_yy: bool, backend: str) -> Tensor:
     """The squared MMD of a radial term as (B,) float64, not differentiable by the weights."""
-    self_x, self_y = sample_x.self_total(estimator), sample_y.self_total(estimator)
-    factor_B3 = torch.stack([self_x, sample_x.total * sample_y.total, self_y], -1).reciprocal()
+    if sample_x.weight is None and sample_y.weight is None:
+        n, m = term.x.shape[1], term.y.shape[1]
+        self_x, self_y = (rows * (rows - 1) if estimator == "u" else rows**2 for rows in (n, m))
+        squares_x, squares_y = n, m
+        factor_B3 = _numbers((1 / self_x, 1 / (n * m), 1 / self_y), term.x.device).expand(len(term.x), 3)
+    else:
+        self_x, self_y = sample_x.self_total(estimator), sample_y.self_total(estimator)
+        squares_x, squares_y = sample_x.squares, sample_y.squares
+        factor_B3 = torch.stack([self_x, sample_x.total * sample_y.total, self_y], -1).reciprocal()
     value_B = autograd.mmd(
         term.x,
         term.y,
@@ -506,9 +514,24 @@ def _at_once(sample_x: _Sample, sample_y: _Sample, term: _Term, estimator: str, 
         backend,
     )[0]
     if estimator == "v" and term.diagonal:
-        share_B = sample_x.squares / self_x
-        value_B = value_B + term.diagonal * (share_B + sample_y.squares / self_y if want_yy else share_B)
+        share_B = squares_x / self_x
+        value_B = value_B + term.diagonal * (share_B + squares_y / self_y if want_yy else share_B)
     return value_B
+
+
+def _numbers(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """The numbers as a float64 tensor, without waiting for the device and without a copy to it where that can be."""
+    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if torch.compiler.is_compiling() or capturing:
+        # What a graph holds must not be kept beyond it.
+        return torch.stack([torch.full((), value, dtype=torch.float64, device=device) for value in values])
+    return _kept_numbers(values, device)
+
+
+@lru_cache(maxsize=256)
+def _kept_numbers(values: tuple[float, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float64, device=device)
 
 
 def _reference_mmd(sample_x: _Sample, sample_y: _Sample, kernel: Kernel, estimator: str, yy: Tensor | None) -> Tensor:

@@ -2,9 +2,10 @@
 
 Points are centred, scaled by a power of two and split into two half-precision parts, 22 bits together, so that three
 products on matrix units give x . y to about the accuracy of float32; the gradient x sum_j r_j - sum_j r_j y_j takes
-three more, with r split in the same way. Rows of near pairs, whose distance the expanded square loses, are known by one
-minimum a pair: a tile that has any is computed again from differences of the points as they came, gradient included.
-The same rarely taken branch leaves out the diagonal and the columns behind the last one.
+three more, with r scaled row by row and split in the same way. Rows of near pairs, whose distance the expanded square
+loses, are known by one minimum a pair: a tile that has any is computed again from differences of the points as they
+came, gradient included. The same rarely taken branch leaves out the diagonal and the columns behind the last one.
+Launches: the extremes and sums of the features, the halves, a sample of distances, the pairs, the sum of the parts.
 """
 
 # Jitted functions are not the Python that they look like.
@@ -21,40 +22,245 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kantor_kernels.pairwise.tiled import NEAR, centre, radial_profile
-from kantor_kernels.pairwise.triton_profile import profile, scales, split_columns
+from kantor_kernels.pairwise.tiled import NEAR
+from kantor_kernels.pairwise.triton_profile import ABOVE, cdiv, profile, scales, split_columns
+from kantor_kernels.pairwise.triton_sums import Sums
 
 # A matrix unit truncates its sums: they leave float32 before that shows.
 COLUMNS = 1024
 # Halves reach 65504; scaled slopes stay below 2^14, scaled coordinates below 2^6.
 SLOPE_EXPONENT, POINT_EXPONENT = 14, 6
-SAMPLE = 256
+# |y|^2 <= (|x| + d)^2: what is near by NEAR (|x|^2 + |y|^2) is near by REACH |x|^2 as well.
+REACH = 2.2 * NEAR
+# Nearer than this, in squared units of the scaled points, the ends of the halves show.
+FLOOR = 2.0**-8
+# Points of a sample whose least distance tells how steep slopes are.
+SAMPLE, SAMPLE_ROWS = 256, 64
 ROWS, TILE, WARPS = 128, 64, 8
 # Chunks of 64 features whose gradient fits into registers; further ones take a pass of their own.
 HELD = 2
+# Programs of this kernel that one processor holds.
+RESIDENT = 1
+# Blocks of a sample whose extremes and sums are taken apart.
+BLOCKS, BLOCK_ROWS = 64, 32
 
 
-@triton.jit(do_not_specialize=["n", "m", "n_padded", "m_padded", "part_columns"])
-def product_kernel(
+@triton.jit(do_not_specialize=["n", "m", "n_blocks", "m_blocks"])
+def extent_kernel(
     x_ptr,
     y_ptr,
+    a_ptr,
     b_ptr,
-    x_high_ptr,
-    x_low_ptr,
-    y_high_ptr,
-    y_low_ptr,
-    x2_ptr,
-    y2_ptr,
-    reach_ptr,
+    extent_ptr,
+    largest_ptr,
+    n,
+    m,
+    n_blocks,
+    m_blocks,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    A_WEIGHTED: tl.constexpr,
+    B_WEIGHTED: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """extent (S, B, 3, D) in float64, B = n_blocks + m_blocks blocks of rows: sums, minima and maxima of each feature
+    of x (S, n, D) and then y (S, m, D); largest (S, B): of |a| (S, n) and |b| (S, m), 1 without weights."""
+    sample = tl.program_id(1).to(tl.int64)
+    block = tl.program_id(0)
+    blocks = n_blocks + m_blocks
+    place = sample * blocks + block
+    points = x_ptr + sample * n * D
+    weights = a_ptr + sample * n
+    rows = n
+    share = n_blocks
+    weighted = A_WEIGHTED
+    if block >= n_blocks:
+        points = y_ptr + sample * m * D
+        weights = b_ptr + sample * m
+        rows = m
+        block -= n_blocks
+        share = m_blocks
+        weighted = B_WEIGHTED
+    per_block = tl.cdiv(rows, share)
+    first = block * per_block
+    last = tl.minimum(first + per_block, rows)
+    offs_r = tl.arange(0, ROWS)
+    offs_w = tl.program_id(2) * WIDTH + tl.arange(0, WIDTH)
+    total = tl.zeros((WIDTH,), tl.float64)
+    least = tl.full((WIDTH,), float("inf"), tl.float32)
+    most = tl.full((WIDTH,), float("-inf"), tl.float32)
+    for start in range(first, last, ROWS):
+        row = (start + offs_r).to(tl.int64)
+        mask = (row < last)[:, None] & (offs_w < D)[None, :]
+        point = tl.load(points + row[:, None] * D + offs_w[None, :], mask=mask, other=0.0)
+        total += tl.sum(point.to(tl.float64), axis=0)
+        least = tl.minimum(least, tl.min(tl.where(mask, point, float("inf")), axis=0))
+        most = tl.maximum(most, tl.max(tl.where(mask, point, float("-inf")), axis=0))
+    out = extent_ptr + place * 3 * D + offs_w
+    tl.store(out, total, mask=offs_w < D)
+    tl.store(out + D, least.to(tl.float64), mask=offs_w < D)
+    tl.store(out + 2 * D, most.to(tl.float64), mask=offs_w < D)
+    largest = tl.full((ROWS,), 1.0, tl.float32)
+    if weighted:
+        largest = tl.zeros((ROWS,), tl.float32)
+        for start in range(first, last, ROWS):
+            row = (start + offs_r).to(tl.int64)
+            largest = tl.maximum(largest, tl.abs(tl.load(weights + row, mask=row < last, other=0.0)))
+    tl.store(largest_ptr + place, tl.max(largest, axis=0))
+
+
+@triton.jit(do_not_specialize=["n", "m", "n_blocks", "m_blocks", "n_padded", "m_padded"])
+def halves_kernel(
+    x_ptr,
+    y_ptr,
+    extent_ptr,
+    largest_ptr,
+    high_ptr,
+    low_ptr,
+    square_ptr,
     unit_ptr,
-    scale_ptr,
-    value_ptr,
-    slope_ptr,
-    near_ptr,
+    n,
+    m,
+    n_blocks,
+    m_blocks,
+    n_padded,
+    m_padded,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    POINT_EXPONENT: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """The operands of `product_kernel` from the extents: halves and squares of x and then y; the unit and the largest
+    weight, unit (S, 2).
+
+    The centre is the middle between the two means, the unit the power of two that takes the largest centred coordinate
+    to 2^POINT_EXPONENT. Rows and features are zero-padded; the squares are those of the points that the products see.
+    """
+    sample = tl.program_id(1).to(tl.int64)
+    padded = n_padded + m_padded
+    offs_r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    out = sample * padded + offs_r
+    of_y = tl.program_id(0) * ROWS >= n_padded
+    points = x_ptr + sample * n * D
+    rows = n
+    if of_y:
+        points = y_ptr + sample * m * D
+        rows = m
+        offs_r -= n_padded
+    mask_r = offs_r < rows
+    points += offs_r.to(tl.int64)[:, None] * D
+    offs_w = tl.arange(0, WIDTH)
+    offs_b = tl.arange(0, BLOCKS)
+    extent_ptr += sample * (n_blocks + m_blocks) * 3 * D
+    rows_x = extent_ptr + offs_b[:, None] * 3 * D
+    rows_y = rows_x + n_blocks * 3 * D
+    in_x = (offs_b < n_blocks)[:, None]
+    in_y = (offs_b < m_blocks)[:, None]
+    largest = tl.zeros((WIDTH,), tl.float32)
+    for chunk in tl.static_range(CHUNKS):
+        w = (chunk * WIDTH + offs_w)[None, :]
+        mean_x = tl.sum(tl.load(rows_x + w, mask=in_x & (w < D), other=0.0), axis=0) / n
+        mean_y = tl.sum(tl.load(rows_y + w, mask=in_y & (w < D), other=0.0), axis=0) / m
+        centre = ((mean_x + mean_y) / 2).to(tl.float32)
+        least_x = tl.min(tl.load(rows_x + D + w, mask=in_x & (w < D), other=float("inf")), axis=0)
+        least_y = tl.min(tl.load(rows_y + D + w, mask=in_y & (w < D), other=float("inf")), axis=0)
+        most_x = tl.max(tl.load(rows_x + 2 * D + w, mask=in_x & (w < D), other=float("-inf")), axis=0)
+        most_y = tl.max(tl.load(rows_y + 2 * D + w, mask=in_y & (w < D), other=float("-inf")), axis=0)
+        below = centre - tl.minimum(least_x, least_y).to(tl.float32)
+        above = tl.maximum(most_x, most_y).to(tl.float32) - centre
+        largest = tl.maximum(largest, tl.where(chunk * WIDTH + offs_w < D, tl.maximum(below, above), 0.0))
+    most = tl.maximum(tl.max(largest, axis=0), 1e-15)
+    unit = tl.exp2(tl.ceil(tl.log2(most)) - POINT_EXPONENT)
+    squares = tl.zeros((ROWS,), tl.float32)
+    for chunk in tl.static_range(CHUNKS):
+        w = (chunk * WIDTH + offs_w)[None, :]
+        mean_x = tl.sum(tl.load(rows_x + w, mask=in_x & (w < D), other=0.0), axis=0) / n
+        mean_y = tl.sum(tl.load(rows_y + w, mask=in_y & (w < D), other=0.0), axis=0) / m
+        centre = ((mean_x + mean_y) / 2).to(tl.float32)
+        mask = mask_r[:, None] & (w < D)
+        point = tl.load(points + w, mask=mask, other=0.0)
+        scaled = tl.where(mask, (point - centre[None, :]) / unit, 0.0)
+        high = scaled.to(tl.float16)
+        low = (scaled - high.to(tl.float32)).to(tl.float16)
+        seen = (high.to(tl.float32) + low.to(tl.float32)) * unit
+        squares += tl.sum(seen * seen, axis=1)
+        half = out[:, None] * (CHUNKS * WIDTH) + w
+        tl.store(high_ptr + half, high)
+        tl.store(low_ptr + half, low)
+    tl.store(square_ptr + out, squares)
+    if tl.program_id(0) == 0:
+        largest_ptr += sample * (n_blocks + m_blocks) + offs_b
+        weight_x = tl.max(tl.load(largest_ptr, mask=offs_b < n_blocks, other=0.0), axis=0)
+        weight_y = tl.max(tl.load(largest_ptr + n_blocks, mask=offs_b < m_blocks, other=0.0), axis=0)
+        tl.store(unit_ptr + sample * 2, unit)
+        tl.store(unit_ptr + sample * 2 + 1, tl.maximum(weight_x, weight_y))
+
+
+@triton.jit(do_not_specialize=["n", "m", "n_padded", "m_padded"])
+def floor_kernel(
+    high_ptr,
+    square_ptr,
+    unit_ptr,
+    floor_ptr,
     n,
     m,
     n_padded,
     m_padded,
+    WIDTH: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    NEAR: tl.constexpr,
+    SAMPLE: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """floor (S, SAMPLE / ROWS): half the least squared distance of those pairs of a sample that are not near; infinity
+    without any. The sample is SAMPLE rows of x and y together, at equal steps."""
+    sample = tl.program_id(1).to(tl.int64)
+    padded = sample * (n_padded + m_padded)
+    offs_r = tl.arange(0, ROWS)
+    offs_w = tl.arange(0, WIDTH)
+    total = n.to(tl.int64) + m
+    unit = tl.load(unit_ptr + sample * 2)
+    row = (tl.program_id(0) * ROWS + offs_r) * total // SAMPLE
+    row = padded + tl.where(row < n, row, row - n + n_padded)
+    x2 = tl.load(square_ptr + row)
+    least = tl.full((ROWS,), float("inf"), tl.float32)
+    for start in range(0, SAMPLE, ROWS):
+        column = (start + offs_r) * total // SAMPLE
+        column = padded + tl.where(column < n, column, column - n + n_padded)
+        dot = tl.zeros((ROWS, ROWS), tl.float32)
+        for chunk in tl.static_range(CHUNKS):
+            x_high = tl.load(high_ptr + row[:, None] * (CHUNKS * WIDTH) + (chunk * WIDTH + offs_w)[None, :])
+            y_high = tl.load(high_ptr + column[:, None] * (CHUNKS * WIDTH) + (chunk * WIDTH + offs_w)[None, :])
+            dot = tl.dot(x_high, tl.trans(y_high), dot)
+        scale = x2[:, None] + tl.load(square_ptr + column)[None, :]
+        t = scale - 2.0 * unit * unit * dot
+        least = tl.minimum(least, tl.min(tl.where(t > 4.0 * NEAR * scale, t, float("inf")), axis=1))
+    tl.store(floor_ptr + sample * (SAMPLE // ROWS) + tl.program_id(0), tl.min(least[:, None]) / 2.0)
+
+
+@triton.jit(do_not_specialize=["n", "m", "padded", "from_row", "from_column", "batch", "part_columns"])
+def product_kernel(
+    x_ptr,
+    y_ptr,
+    b_ptr,
+    high_ptr,
+    low_ptr,
+    square_ptr,
+    unit_ptr,
+    floor_ptr,
+    scale_ptr,
+    value_ptr,
+    slope_ptr,
+    near_ptr,
+    met_ptr,
+    n,
+    m,
+    padded,
+    from_row,
+    from_column,
+    batch,
     part_columns,
     D: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -64,22 +270,28 @@ def product_kernel(
     FAMILY: tl.constexpr,
     COUNT: tl.constexpr,
     WEIGHTED: tl.constexpr,
-    SKIP: tl.constexpr,
+    PAIRS: tl.constexpr,
     GRAD: tl.constexpr,
     TINY: tl.constexpr,
+    REACH: tl.constexpr,
+    FLOOR: tl.constexpr,
+    SLOPE_EXPONENT: tl.constexpr,
+    FLOORS: tl.constexpr,
     ROWS: tl.constexpr,
     TILE: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     """value (P, S, n) and slope (P, S, n, D) in float64, for points x (S, n, D), y (S, m, D) and weights b (S, m).
 
-    Halves (S, padded, CHUNKS * WIDTH) and squares x2, y2 (S, padded) of the scaled points, reach (S, padded): the
-    squared distance below which a pair is near, unit (S, 3): minus twice the square of a scaled
-    unit, the factor of the slopes, that factor over a scaled unit.
+    Halves (S, padded, CHUNKS * WIDTH) and squares, those of x from `from_row` and those of y from `from_column` on, the
+    unit of the halves and the largest weight, unit (S, 2), and floor (S, FLOORS), below whose least a distance may be
+    near. The slopes of near pairs go to near (P, S, n, D), where met (P, S, n) is set. Of all chunks of WIDTH features,
+    slopes are those of HELD from FROM on.
     """
-    row = tl.program_id(0).to(tl.int64) * ROWS
-    sample = tl.program_id(1).to(tl.int64)
-    part = tl.program_id(2).to(tl.int64)
+    blocks = tl.cdiv(n, ROWS)
+    row = (tl.program_id(0) % blocks) * ROWS
+    sample = ((tl.program_id(0) // blocks) % batch).to(tl.int64)
+    part = tl.program_id(0) // blocks // batch
     offs_r = tl.arange(0, ROWS)
     offs_c = tl.arange(0, TILE)
     offs_w = tl.arange(0, WIDTH)
@@ -87,177 +299,271 @@ def product_kernel(
     x_ptr += (sample * n + row) * D
     y_ptr += sample * m * D
     b_ptr += sample * m
-    x_high_ptr += (sample * n_padded + row) * CHUNKS * WIDTH
-    x_low_ptr += (sample * n_padded + row) * CHUNKS * WIDTH
-    y_high_ptr += sample * m_padded * CHUNKS * WIDTH
-    y_low_ptr += sample * m_padded * CHUNKS * WIDTH
-    y2_ptr += sample * m_padded
-    out = (part * tl.num_programs(1) + sample) * n + row
-    x2 = tl.load(x2_ptr + sample * n_padded + row + offs_r)
-    reach = tl.load(reach_ptr + sample * n_padded + row + offs_r)
-    fold = tl.load(unit_ptr + sample * 3)
-    lift = tl.load(unit_ptr + sample * 3 + 1)
-    drop = tl.load(unit_ptr + sample * 3 + 2)
+    x_place = sample * padded + from_row + row
+    y_place = sample * padded + from_column
+    x_high_ptr = high_ptr + x_place * (CHUNKS * WIDTH)
+    x_low_ptr = low_ptr + x_place * (CHUNKS * WIDTH)
+    y_high_ptr = high_ptr + y_place * (CHUNKS * WIDTH)
+    y_low_ptr = low_ptr + y_place * (CHUNKS * WIDTH)
+    y2_ptr = square_ptr + y_place
+    out = (part.to(tl.int64) * batch + sample) * n + row
+    x2 = tl.load(square_ptr + x_place + offs_r)
+    unit = tl.load(unit_ptr + sample * 2)
+    fold = -2.0 * unit * unit
+    # A pair nearer than its reach is near; the lift takes the steepest slope of all others to 2^SLOPE_EXPONENT.
+    floor = tl.min(tl.load(floor_ptr + sample * FLOORS + tl.arange(0, FLOORS)), axis=0)
+    floor = tl.where(floor < float("inf"), floor, 0.0)
+    reach = tl.maximum(REACH * x2 + FLOOR * unit * unit, floor)
+    slope = tl.abs(profile(reach, scale_ptr, FAMILY, COUNT, TINY)[1]) * tl.load(unit_ptr + sample * 2 + 1)
+    exponent = SLOPE_EXPONENT - tl.ceil(tl.log2(tl.maximum(slope, 1e-36)))
+    lift = tl.exp2(tl.minimum(tl.maximum(exponent, -100.0), 100.0))
     offs_x = offs_r[:, None] * (CHUNKS * WIDTH) + offs_w[None, :]
     offs_y = offs_c[:, None] * (CHUNKS * WIDTH) + offs_w[None, :]
-    first = tl.program_id(2) * part_columns
+    first = part * part_columns
+    if PAIRS == "above":
+        # Columns before this block of rows hold no pair; a whole part may hold none.
+        first = tl.minimum(tl.maximum(first, row // TILE * TILE), m)
     # Added to a column it makes an int64 of it.
-    wide = part * 0
-    last = tl.minimum(first + part_columns, m)
-    x_held = (tl.load(x_high_ptr + offs_x), tl.load(x_low_ptr + offs_x))
+    wide = sample * 0
+    last = tl.minimum(part * part_columns + part_columns, m)
+    if PAIRS == "above":
+        tl.store(value_ptr + out + offs_r, tl.zeros((ROWS,), tl.float64), mask=mask_r)
+    x_held = tl.load(x_high_ptr + offs_x)
+    x_rest = tl.load(x_low_ptr + offs_x)
+    met = part * 0
     for start in range(first, last, COLUMNS):
         u = x2 * 0.0
         total = x2 * 0.0
-        g = ()
-        for _ in tl.static_range(HELD):
-            g = g + (tl.zeros((ROWS, WIDTH), tl.float32),)  # noqa: RUF005
+        g = tl.zeros((ROWS, WIDTH), tl.float32)
+        g_next = g
         for j in tl.range(start, tl.minimum(start + COLUMNS, last), TILE):
             t = tl.zeros((ROWS, TILE), tl.float32)
             for c in tl.static_range(CHUNKS):
-                x_high = x_held[0] if CHUNKS == 1 else tl.load(x_high_ptr + c * WIDTH + offs_x)
-                x_low = x_held[1] if CHUNKS == 1 else tl.load(x_low_ptr + c * WIDTH + offs_x)
+                x_high = x_held
+                x_low = x_rest
+                if CHUNKS > 1:
+                    x_high = tl.load(x_high_ptr + c * WIDTH + offs_x)
+                    x_low = tl.load(x_low_ptr + c * WIDTH + offs_x)
                 y_high = tl.load(y_high_ptr + (wide + j) * (CHUNKS * WIDTH) + c * WIDTH + offs_y)
                 y_low = tl.load(y_low_ptr + (wide + j) * (CHUNKS * WIDTH) + c * WIDTH + offs_y)
                 t = tl.dot(x_high, tl.trans(y_low), t)
                 t = tl.dot(x_low, tl.trans(y_high), t)
                 t = tl.dot(x_high, tl.trans(y_high), t)
             t = (x2[:, None] + tl.load(y2_ptr + j + offs_c[None, :])) + fold * t
-            crowded = tl.max((tl.min(t, axis=1) <= reach).to(tl.int32), axis=0) > 0
-            edge = j + TILE > last
-            if SKIP:
-                edge = edge | ((j < row + ROWS) & (row < j + TILE))
-            if crowded | edge:
-                mask_c = j + offs_c < last
+            rare = tl.max((tl.min(t, axis=1) <= reach).to(tl.int32)[:, None]) > 0
+            rare = rare | (j + TILE > last)
+            if PAIRS != "every":
+                rare = rare | ((j < row + ROWS) & (row < j + TILE))
+            if rare:
+                mask = mask_r[:, None] & (j + offs_c < last)[None, :]
+                if PAIRS == "off_diagonal":
+                    mask = mask & ((row + offs_r)[:, None] != (j + offs_c)[None, :])
+                if PAIRS == "above":
+                    mask = mask & ((row + offs_r)[:, None] < (j + offs_c)[None, :])
+                shares = mask.to(tl.float32)
+                if WEIGHTED:
+                    shares *= tl.load(b_ptr + j + offs_c, mask=j + offs_c < last, other=0.0)[None, :]
+                crowded = tl.max((mask & (t <= reach[:, None])).to(tl.int32)) > 0
                 if crowded:
                     t = tl.zeros((ROWS, TILE), tl.float32)
                     for d in range(D):
                         x_d = tl.load(x_ptr + offs_r * D + d, mask=mask_r, other=0.0)
-                        y_d = tl.load(y_ptr + (wide + j + offs_c) * D + d, mask=mask_c, other=0.0)
+                        y_d = tl.load(y_ptr + (wide + j + offs_c) * D + d, mask=j + offs_c < last, other=0.0)
                         delta = x_d[:, None] - y_d[None, :]
                         t += delta * delta
                 k, p = profile(t, scale_ptr, FAMILY, COUNT, TINY)
-                w = mask_c.to(tl.float32)
-                if WEIGHTED:
-                    w = tl.load(b_ptr + j + offs_c, mask=mask_c, other=0.0)
-                k *= w[None, :]
-                p *= w[None, :]
-                if SKIP:
-                    apart = (row + offs_r)[:, None] != (j + offs_c)[None, :]
-                    k = tl.where(apart, k, 0.0)
-                    p = tl.where(apart, p, 0.0)
-                u += tl.sum(k, axis=1)
+                k = tl.where(mask, k * shares, 0.0)
+                p = tl.where(mask, p * shares, 0.0)
                 if GRAD:
                     if crowded:
                         for d in range(FROM * WIDTH, min(D, (FROM + HELD) * WIDTH)):
                             x_d = tl.load(x_ptr + offs_r * D + d, mask=mask_r, other=0.0)
-                            y_d = tl.load(y_ptr + (wide + j + offs_c) * D + d, mask=mask_c, other=0.0)
+                            y_d = tl.load(y_ptr + (wide + j + offs_c) * D + d, mask=j + offs_c < last, other=0.0)
                             pull = tl.sum(p * (x_d[:, None] - y_d[None, :]), axis=1)
                             g_ptr = near_ptr + out * D + (offs_r * D + d)
-                            tl.store(g_ptr, tl.load(g_ptr, mask=mask_r, other=0.0) + pull.to(tl.float64), mask=mask_r)
+                            old = tl.load(g_ptr, mask=mask_r & (tl.zeros((ROWS,), tl.int32) + met > 0), other=0.0)
+                            tl.store(g_ptr, old + pull.to(tl.float64), mask=mask_r)
                         p = tl.zeros((ROWS, TILE), tl.float32)
-                    p *= lift
+                        met = part * 0 + 1
+                    p *= lift[:, None]
+                p_high = p.to(tl.float16)
+                p_low = (p - p_high.to(tl.float32)).to(tl.float16)
+                u += tl.sum(k, axis=1)
             else:
                 k, p = profile(t, scale_ptr, FAMILY, COUNT, 0.0)
                 if WEIGHTED:
-                    w = tl.load(b_ptr + j + offs_c)
-                    k *= w[None, :]
-                    if GRAD:
-                        p *= (w * lift)[None, :]
-                elif GRAD:
-                    p *= lift
+                    w = tl.load(b_ptr + j + offs_c)[None, :]
+                    k *= w
+                    p *= w
+                if GRAD:
+                    p *= lift[:, None]
+                p_high = p.to(tl.float16)
+                p_low = (p - p_high.to(tl.float32)).to(tl.float16)
                 u += tl.sum(k, axis=1)
             if GRAD:
                 total += tl.sum(p, axis=1)
-                p_high = p.to(tl.float16)
-                p_low = (p - p_high.to(tl.float32)).to(tl.float16)
-                gained = ()
-                for c in tl.static_range(HELD):
-                    y_high = tl.load(y_high_ptr + (wide + j) * (CHUNKS * WIDTH) + (FROM + c) * WIDTH + offs_y)
-                    y_low = tl.load(y_low_ptr + (wide + j) * (CHUNKS * WIDTH) + (FROM + c) * WIDTH + offs_y)
-                    a = tl.dot(p_high, y_low, g[c])
-                    a = tl.dot(p_low, y_high, a)
-                    gained = gained + (tl.dot(p_high, y_high, a),)  # noqa: RUF005
-                g = gained
-        # The float64 sums live in memory, zero at first, where this program alone touches them.
+                y_high = tl.load(y_high_ptr + (wide + j) * (CHUNKS * WIDTH) + FROM * WIDTH + offs_y)
+                y_low = tl.load(y_low_ptr + (wide + j) * (CHUNKS * WIDTH) + FROM * WIDTH + offs_y)
+                g = tl.dot(p_high, y_low, g)
+                g = tl.dot(p_low, y_high, g)
+                g = tl.dot(p_high, y_high, g)
+                if HELD > 1:
+                    y_high = tl.load(y_high_ptr + (wide + j) * (CHUNKS * WIDTH) + (FROM + 1) * WIDTH + offs_y)
+                    y_low = tl.load(y_low_ptr + (wide + j) * (CHUNKS * WIDTH) + (FROM + 1) * WIDTH + offs_y)
+                    g_next = tl.dot(p_high, y_low, g_next)
+                    g_next = tl.dot(p_low, y_high, g_next)
+                    g_next = tl.dot(p_high, y_high, g_next)
+        # The float64 sums live in memory, where this program alone touches them.
+        mask_old = mask_r & (tl.full((ROWS,), start, tl.int32) > first)
+        if PAIRS == "above":
+            mask_old = mask_r
         if FROM == 0:
             u_ptr = value_ptr + out + offs_r
-            tl.store(u_ptr, tl.load(u_ptr, mask=mask_r, other=0.0) + u.to(tl.float64), mask=mask_r)
+            tl.store(u_ptr, tl.load(u_ptr, mask=mask_old, other=0.0) + u.to(tl.float64), mask=mask_r)
         if GRAD:
             for c in tl.static_range(HELD):
                 x_c = tl.load(x_high_ptr + (FROM + c) * WIDTH + offs_x).to(tl.float32)
                 x_c += tl.load(x_low_ptr + (FROM + c) * WIDTH + offs_x).to(tl.float32)
-                a = (x_c * total[:, None] - g[c]) / drop
-                mask = mask_r[:, None] & (offs_w[None, :] + (FROM + c) * WIDTH < D)
+                a = (x_c * total[:, None] - (g if c == 0 else g_next)) * (unit / lift)[:, None]
+                inside = offs_w[None, :] + (FROM + c) * WIDTH < D
                 g_ptr = slope_ptr + out * D + (offs_r[:, None] * D + offs_w[None, :] + (FROM + c) * WIDTH)
-                tl.store(g_ptr, tl.load(g_ptr, mask=mask, other=0.0) + a.to(tl.float64), mask=mask)
+                old = tl.load(g_ptr, mask=mask_old[:, None] & inside, other=0.0)
+                tl.store(g_ptr, old + a.to(tl.float64), mask=mask_r[:, None] & inside)
+    if GRAD:
+        tl.store(met_ptr + out + offs_r, tl.full((ROWS,), 0, tl.int32) + met, mask=mask_r)
 
 
-def potential(
-    x_BND: Tensor,
-    y_BMD: Tensor,
-    b_BM: Tensor | None,
-    family: str,
-    constants: Sequence[float],
-    skip_diagonal: bool,
-    want_grad: bool,
-) -> tuple[Tensor, Tensor]:
-    """(U, G) as `tiled.potential`, for float32 points of 17 to 256 features."""
-    batch, n, d = x_BND.shape
-    m = y_BMD.shape[1]
-    chosen = specialisation(d, family, constants, b_BM is not None, skip_diagonal, want_grad)
-    rows, tile, width = chosen["ROWS"], chosen["TILE"], chosen["WIDTH"] * chosen["CHUNKS"]
-    centre_B1D = centre(x_BND, y_BMD)
-    x_centred, y_centred = x_BND - centre_B1D, y_BMD - centre_B1D
-    unit_B = torch.exp2(
-        _exponent(torch.maximum(x_centred.abs().amax((1, 2)), y_centred.abs().amax((1, 2)))) - POINT_EXPONENT
-    )
-    x_high, x_low, x2_BN = _halves(x_centred, unit_B, rows, width)
-    y_high, y_low, y2_BM = _halves(y_centred, unit_B, tile, width)
-    floor_B = _floor(x_centred, y_centred)
-    # |y|^2 <= (|x| + d)^2: what is near by NEAR (|x|^2 + |y|^2) is near by this as well.
-    reach_BN = 2.2 * NEAR * x2_BN + floor_B.unsqueeze(-1)
-    lift_B = _lift(floor_B, b_BM, family, constants)
-    units_B3 = torch.stack([-2 * unit_B.square(), lift_B, lift_B / unit_B], -1).contiguous()
-    parts, part_columns = split_columns(triton.cdiv(n, rows) * batch, m, x_BND.device, tile)
-    value = x_BND.new_zeros((parts, batch, n), dtype=torch.float64)
-    # The pairs far apart and the near ones: two threads may hold one of these sums, so they are kept apart.
-    slope = x_BND.new_zeros((2, parts, batch, n, d) if want_grad else (2, 1), dtype=torch.float64)
-    x_BND, y_BMD = x_BND.contiguous(), y_BMD.contiguous()
-    for first in range(0, chosen["CHUNKS"] if want_grad else 1, HELD):
-        product_kernel[(triton.cdiv(n, rows), batch, parts)](
+class Halves:
+    """Two samples as operands of `product_kernel`, for the sums over pairs of either with itself or the other.
+
+    Args:
+        x_BND, y_BMD: float32, 17 to 256 features.
+        a_BN, b_BM: weights that the columns may have.
+        family, constants: of the kernel.
+    """
+
+    def __init__(
+        self,
+        x_BND: Tensor,
+        y_BMD: Tensor,
+        a_BN: Tensor | None,
+        b_BM: Tensor | None,
+        family: str,
+        constants: Sequence[float],
+    ) -> None:
+        self.x, self.family, self.constants = x_BND, family, constants
+        self.scales = scales(family, constants, x_BND)
+        batch, n, d = x_BND.shape
+        m = y_BMD.shape[1]
+        self.n_padded, m_padded = (cdiv(rows, ROWS) * ROWS for rows in (n, m))
+        self.padded = self.n_padded + m_padded
+        n_blocks, m_blocks = (max(1, min(BLOCKS, rows // (2 * BLOCK_ROWS))) for rows in (n, m))
+        width = _width(d)
+        chunks = cdiv(d, width)
+        extent = x_BND.new_empty((batch, n_blocks + m_blocks, 3, d), dtype=torch.float64)
+        largest = x_BND.new_empty((batch, n_blocks + m_blocks))
+        high, low = x_BND.new_empty((2, batch, self.padded, chunks * width), dtype=torch.float16)
+        square = x_BND.new_empty((batch, self.padded))
+        unit = x_BND.new_empty((batch, 2))
+        floor = x_BND.new_empty((batch, SAMPLE // SAMPLE_ROWS))
+        x_BND, y_BMD = x_BND.contiguous(), y_BMD.contiguous()
+        extent_kernel[(n_blocks + m_blocks, batch, chunks)](
             x_BND,
             y_BMD,
+            x_BND if a_BN is None else a_BN.contiguous(),
             x_BND if b_BM is None else b_BM.contiguous(),
-            x_high,
-            x_low,
-            y_high,
-            y_low,
-            x2_BN,
-            y2_BM,
-            reach_BN,
-            units_B3,
-            scales(family, constants, x_BND),
-            value,
-            slope[0],
-            slope[1],
+            extent,
+            largest,
             n,
             m,
-            x_high.shape[1],
-            y_high.shape[1],
-            part_columns,
-            **{**chosen, "FROM": first},
-            **options(d),
+            n_blocks,
+            m_blocks,
+            D=d,
+            WIDTH=width,
+            A_WEIGHTED=a_BN is not None,
+            B_WEIGHTED=b_BM is not None,
+            ROWS=BLOCK_ROWS,
         )
-    grad_BND = slope.sum((0, 1)).to(x_BND.dtype) if want_grad else x_BND.new_empty(0)
-    return value.sum(0), grad_BND
+        halves_kernel[(self.padded // BLOCK_ROWS, batch)](
+            x_BND,
+            y_BMD,
+            extent,
+            largest,
+            high,
+            low,
+            square,
+            unit,
+            n,
+            m,
+            n_blocks,
+            m_blocks,
+            self.n_padded,
+            m_padded,
+            D=d,
+            WIDTH=width,
+            CHUNKS=chunks,
+            POINT_EXPONENT=POINT_EXPONENT,
+            BLOCKS=BLOCKS,
+            ROWS=BLOCK_ROWS,
+        )
+        floor_kernel[(SAMPLE // SAMPLE_ROWS, batch)](
+            high,
+            square,
+            unit,
+            floor,
+            n,
+            m,
+            self.n_padded,
+            m_padded,
+            WIDTH=width,
+            CHUNKS=chunks,
+            NEAR=NEAR,
+            SAMPLE=SAMPLE,
+            ROWS=SAMPLE_ROWS,
+        )
+        self.operands = high, low, square, unit, floor
+
+    def sums(self, x_BND: Tensor, y_BMD: Tensor, b_BM: Tensor | None, pairs: str, want_grad: bool) -> Sums:
+        """The sums of `product_kernel`; x and y are the first or the second sample, or one of them twice."""
+        batch, n, d = x_BND.shape
+        m = y_BMD.shape[1]
+        chosen = specialisation(d, self.family, self.constants, b_BM is not None, pairs, want_grad)
+        rows, tile = chosen["ROWS"], chosen["TILE"]
+        parts, part_columns = split_columns(cdiv(n, rows) * batch, m, x_BND.device, tile, RESIDENT)
+        value = x_BND.new_empty((parts, batch, n), dtype=torch.float64)
+        slope, near = x_BND.new_empty((2, parts, batch, n, d) if want_grad else (2, 1), dtype=torch.float64)
+        met = x_BND.new_empty((parts, batch, n) if want_grad else 1, dtype=torch.int32)
+        for first in range(0, chosen["CHUNKS"] if want_grad else 1, HELD):
+            product_kernel[(cdiv(n, rows) * batch * parts,)](
+                x_BND.contiguous(),
+                y_BMD.contiguous(),
+                x_BND if b_BM is None else b_BM.contiguous(),
+                *self.operands,
+                self.scales,
+                value,
+                slope,
+                near,
+                met,
+                n,
+                m,
+                self.padded,
+                0 if x_BND is self.x else self.n_padded,
+                0 if y_BMD is self.x else self.n_padded,
+                batch,
+                part_columns,
+                **{**chosen, "FROM": first},
+                **options(d),
+            )
+        times = 2 if pairs == ABOVE else 1
+        return Sums(value, slope, near, met, times) if want_grad else Sums(value, None, times=times)
 
 
 def specialisation(
-    d: int, family: str, constants: Sequence[float], weighted: bool, skip_diagonal: bool, want_grad: bool
+    d: int, family: str, constants: Sequence[float], weighted: bool, pairs: str, want_grad: bool
 ) -> dict[str, Any]:
     """The compile-time arguments of `product_kernel`."""
-    width = 32 if d <= 32 else 64
-    chunks = triton.cdiv(d, width)
+    width = _width(d)
+    chunks = cdiv(d, width)
     return {
         "D": d,
         "WIDTH": width,
@@ -267,9 +573,13 @@ def specialisation(
         "FAMILY": "energy_power" if family == "energy" and constants[0] != 1.0 else family,
         "COUNT": len(constants),
         "WEIGHTED": weighted,
-        "SKIP": skip_diagonal,
+        "PAIRS": pairs,
         "GRAD": want_grad,
         "TINY": 1e-36,
+        "REACH": REACH,
+        "FLOOR": FLOOR,
+        "SLOPE_EXPONENT": SLOPE_EXPONENT,
+        "FLOORS": SAMPLE // SAMPLE_ROWS,
         "ROWS": ROWS,
         "TILE": TILE if chunks == 1 else TILE // 2,
         "COLUMNS": COLUMNS,
@@ -282,42 +592,11 @@ def options(d: int) -> dict[str, Any]:
 
 
 def peak_bytes(batch: int, n: int, m: int, d: int, itemsize: int, device: str) -> int:
-    """Estimate of the extra memory of one pass: centred and split copies of the points and the parts of the sums."""
-    parts = split_columns(triton.cdiv(n, ROWS) * batch, m, torch.device(device), TILE)[0]
-    return batch * (n + m) * d * 3 * itemsize + batch * n * (1 + d) * 8 * (parts + 1)
+    """Estimate of the extra memory of one pass: copies of the points, halves and the parts of the sums."""
+    parts = split_columns(cdiv(n, ROWS) * batch, m, torch.device(device), TILE, RESIDENT)[0]
+    return batch * (n + m) * d * 2 * itemsize + batch * n * (1 + 2 * d) * 8 * (parts + 1)
 
 
-def _exponent(largest_B: Tensor) -> Tensor:
-    """The least e with |largest| < 2^e, and 0 for zero."""
-    return torch.frexp(largest_B).exponent.to(largest_B.dtype)
-
-
-def _halves(points_BND: Tensor, unit_B: Tensor, multiple: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(high, low, squares): the points in `unit` as two halves, rows and features zero-padded; |point|^2 in float32."""
-    batch, n, d = points_BND.shape
-    padded = triton.cdiv(n, multiple) * multiple
-    scaled_BND = points_BND.new_zeros((batch, padded, width))
-    scaled_BND[:, :n, :d] = points_BND / unit_B[:, None, None]
-    high_BND = scaled_BND.half()
-    low_BND = (scaled_BND - high_BND).half()
-    # The squares are those of the points that the products see.
-    squares_BN = (high_BND.float() + low_BND.float()).mul_(unit_B[:, None, None]).square().sum(-1)
-    return high_BND, low_BND, squares_BN
-
-
-def _floor(x_BND: Tensor, y_BMD: Tensor) -> Tensor:
-    """A squared distance (B,) that few pairs fall below: half the least among a sample of pairs that are not near."""
-    x_BND, y_BMD = (points[:, :: max(1, points.shape[1] // SAMPLE)][:, :SAMPLE] for points in (x_BND, y_BMD))
-    scale = x_BND.square().sum(-1).unsqueeze(-1) + y_BMD.square().sum(-1).unsqueeze(1)
-    d2 = torch.baddbmm(scale, x_BND, y_BMD.mT, alpha=-2.0)
-    apart = d2 > 4 * NEAR * scale
-    least_B = torch.where(apart, d2, torch.inf).amin((1, 2)) / 2
-    return torch.where(least_B.isfinite(), least_B, scale.amax((1, 2))).clamp_min(1e-30)
-
-
-def _lift(floor_B: Tensor, b_BM: Tensor | None, family: str, constants: Sequence[float]) -> Tensor:
-    """The power of two (B,) that takes the steepest slope of a pair that is not near to about 2^14."""
-    slope_B = radial_profile(floor_B.double(), family, constants, 1)[1]
-    assert slope_B is not None
-    steepest_B = slope_B.abs() if b_BM is None else slope_B.abs() * b_BM.abs().amax(1)
-    return torch.exp2((SLOPE_EXPONENT - _exponent(steepest_B)).clamp(-100, 100)).to(floor_B.dtype)
+def _width(d: int) -> int:
+    """Features of a chunk."""
+    return 32 if d <= 32 else 64

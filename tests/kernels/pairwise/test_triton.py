@@ -125,11 +125,11 @@ def test_products_of_every_kernel(kernel: Kernel, d: int, generator) -> None:
 
 @interpreted
 def test_products_flush_their_sums_and_split_columns(generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kantor_kernels.pairwise import triton_products, triton_profile
+    from kantor_kernels.pairwise import triton_products
 
     monkeypatch.setattr(triton_products, "COLUMNS", 128)
     check_products(3, 300, 33, generator, case="near")
-    monkeypatch.setattr(triton_profile, "PROGRAMS_PER_PROCESSOR", 3)
+    monkeypatch.setattr(triton_products, "RESIDENT", 3)
     check_products(3, 600, 33, generator, case="near")
 
 
