@@ -111,14 +111,14 @@ def _measure(options: argparse.Namespace) -> list[str]:
     """Measure and write a CSV file for each operation; what failed its check."""
     import torch
 
+    from kantor.training import benchmark
     from kantor_kernels.benchmark import CASES, OPERATIONS, QUICK_CASES, CpuClock, CudaClock, run, write_rows
 
-    chosen = options.ops or OPERATIONS
-    unknown = [name for name in chosen if name not in OPERATIONS]
+    known = (*OPERATIONS, benchmark.OPERATION)
+    chosen = options.ops or known
+    unknown = [name for name in chosen if name not in known]
     if unknown:
-        raise InputError(
-            f"there is no operation '{unknown[0]}'", where="--ops", cure=f"choose: {', '.join(OPERATIONS)}"
-        )
+        raise InputError(f"there is no operation '{unknown[0]}'", where="--ops", cure=f"choose: {', '.join(known)}")
     cuda = torch.cuda.is_available() and options.device != "cpu"
     if options.device == "cuda" and not cuda:
         raise InputError("there is no CUDA device here", where="--device", cure="leave it out to measure on the CPU")
@@ -129,7 +129,8 @@ def _measure(options: argparse.Namespace) -> list[str]:
     with explained(options.out):
         options.out.mkdir(parents=True, exist_ok=True)
         for name in chosen:
-            cases = [case for case in (QUICK_CASES if options.quick else CASES) if case.op == name]
+            every = (*(QUICK_CASES if options.quick else CASES), *benchmark.CASES)
+            cases = [case for case in every if case.op == name]
             outcome = run(cases, clock, seconds=0.5 if options.quick else 20.0, say=log.info)
             write_rows(options.out / f"{name}.csv", outcome.rows)
             failures += [str(failure) for failure in outcome.failures]

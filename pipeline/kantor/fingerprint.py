@@ -16,7 +16,7 @@ STAGES = {
     "train": "kantor.training.ray_launch",
     "validate": "kantor.validation.compare",
     "report": "kantor.report.page",
-    "benchmark": "kantor_kernels.benchmark",
+    "benchmark": "kantor.training.benchmark",
     "benchmark_page": "kantor.report.benchmark",
 }
 _PACKAGES = ("kantor", "kantor_kernels")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kantor_kernels import backends
 from kantor_kernels.benchmark import opponents
+from kantor_kernels.critic_step import mlp_critic_step
 from kantor_kernels.gradient_penalty import gradient_penalty
 from kantor_kernels.gradient_penalty import reference as penalty_reference
 from kantor_kernels.pairwise import Energy, Gaussian, Kernel, Laplacian, explain, mmd
@@ -322,18 +323,54 @@ class PenaltyCase(Case):
         return [*found, eager]
 
     def check(self, contender: Contender, device: torch.device) -> None:
-        result = contender.call()
-        definition: list[Result] = []
-        for t in (torch.float64, torch.float32):
-            critic, real, fake, eps = self._inputs(device)
-            critic, x_hat = copy.deepcopy(critic).to(t), (eps * real + (1 - eps) * fake).to(t)
-            share_B = x_hat.new_full((self.size,), 1 / self.size)
-            value = penalty_reference.gradient_penalty(critic, x_hat, None, share_B, 1.0, False)[0]
-            parameters = list(critic.parameters())
-            slopes = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
-            definition.append((value.detach(), *slopes))
-        exact, plain = definition
-        _compare(result, exact, plain, atol=1e-5 if contender.ours else LOOSE)
+        exact, plain = (self.definition(device, dtype) for dtype in (torch.float64, torch.float32))
+        _compare(contender.call(), exact, plain, atol=1e-5 if contender.ours else LOOSE)
+
+    def definition(self, device: torch.device, dtype: torch.dtype) -> Result:
+        """The result by double backward in this dtype."""
+        critic, real, fake, eps = self._inputs(device)
+        critic, x_hat = copy.deepcopy(critic).to(dtype), (eps * real + (1 - eps) * fake).to(dtype)
+        share_B = x_hat.new_full((self.size,), 1 / self.size)
+        value = penalty_reference.gradient_penalty(critic, x_hat, None, share_B, 1.0, False)[0]
+        parameters = list(critic.parameters())
+        slopes = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
+        return value.detach(), *slopes
+
+
+@dataclass(frozen=True)
+class CriticStepCase(PenaltyCase):
+    """Loss of a Wasserstein critic with gradient penalty on a batch of `size`, and all its parameter gradients."""
+
+    op = "critic_step"
+    mode = "loss + gradients"
+
+    @property
+    def case(self) -> str:
+        return f"WGAN-GP critic step, critic {self.features}-{self.width}x{self.depth}-1"
+
+    def contenders(self, device: torch.device) -> list[Contender]:
+        critic, real, fake, eps = self._inputs(device)
+        parameters = list(critic.parameters())
+
+        def ours(backend: str) -> Contender:
+            def call() -> Result:
+                step = mlp_critic_step(critic, real, fake, eps=eps, backend=backend)
+                return step.loss, *step.gradients
+
+            return Contender(backend, True, call, call)
+
+        def eager() -> Result:
+            loss = opponents.eager_critic_loss(critic, real, fake, eps)
+            return loss.detach(), *torch.autograd.grad(loss, parameters)
+
+        found = [ours(name) for name in _runs(lambda backend: backends.choose("critic_step", backend, device))]
+        return [*found, Contender("double backward", False, eager)]
+
+    def definition(self, device: torch.device, dtype: torch.dtype) -> Result:
+        critic, *rows = self._inputs(device)
+        real, fake, eps = (each.to(dtype) for each in rows)
+        step = mlp_critic_step(copy.deepcopy(critic).to(dtype), real, fake, eps=eps, backend="reference")
+        return step.loss, *step.gradients
 
 
 def _with_slope(value: Callable[[Tensor, Tensor], Tensor], x_ND: Tensor, y_MD: Tensor) -> Result:
@@ -370,6 +407,7 @@ CASES: tuple[Case, ...] = (
     *(PairwiseCase(n, 8, Laplacian(8**0.5)) for n in (1_000, 4_000, 16_000)),
     *(SlicedCase(n) for n in (10_000, 100_000, 1_000_000)),
     *(PenaltyCase(n) for n in (64, 512, 4_096)),
+    *(CriticStepCase(n) for n in (64, 512, 4_096)),
 )
 # The same code in seconds, to see that it runs: nothing is concluded from so short calls.
 QUICK_CASES: tuple[Case, ...] = (
@@ -378,4 +416,5 @@ QUICK_CASES: tuple[Case, ...] = (
     PairwiseCase(1_000, 8, Gaussian(8**0.5)),
     *(SlicedCase(n, directions=16) for n in (1_000, 10_000)),
     *(PenaltyCase(n) for n in (64, 512)),
+    *(CriticStepCase(n) for n in (64, 512)),
 )

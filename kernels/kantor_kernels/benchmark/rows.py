@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 # The folders that are measured, in the order of the page.
-OPERATIONS = ("pairwise", "sliced", "gradient_penalty")
+OPERATIONS = ("pairwise", "sliced", "gradient_penalty", "critic_step")
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from kantor_kernels.benchmark import (
     run,
     write_rows,
 )
-from kantor_kernels.benchmark.cases import PairwiseCase, PenaltyCase, SlicedCase
+from kantor_kernels.benchmark.cases import CriticStepCase, PairwiseCase, PenaltyCase, SlicedCase
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +48,7 @@ TINY: list[Case] = [
     PairwiseCase(260, 3, Laplacian(2.0)),
     SlicedCase(260, directions=8),
     PenaltyCase(16, width=8, depth=2),
+    CriticStepCase(16, width=8, depth=2),
 ]
 
 
@@ -309,6 +310,7 @@ def test_the_shapes_that_matter_are_measured() -> None:
         assert (f"{name} MMD, D = 8", 16_000) in shapes
     for batch in (64, 512, 4_096):
         assert ("gradient penalty, critic 8-128x4-1", batch) in shapes
+        assert ("WGAN-GP critic step, critic 8-128x4-1", batch) in shapes
     assert {case.op for case in CASES} == {case.op for case in QUICK_CASES} == set(OPERATIONS)
 
 
