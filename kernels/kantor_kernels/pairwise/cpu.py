@@ -250,14 +250,19 @@ def _sums(x: _Sample, y: _Sample, family: str, constants: Sequence[float], pairs
     if family == "energy" and constants[0] != 1.0:
         family = _POWER
     dtype = "float32" if x.points.dtype == torch.float32 else "float64"
-    scale = _scales(family, tuple(constants), dtype)
+    scale = _scales(family, tuple(constants))
     value_BN = torch.zeros(batch, n, dtype=torch.float64)
     slope_BND = torch.empty_like(x.points) if want_grad else x.points.new_empty(0, 0, 0)
+    if x is y and pairs == _OFF_DIAGONAL and family in ("energy", _POWER) and d <= FEATURES[-1]:
+        # A point adds nothing to its own sums, and a loop without a gap is faster.
+        pairs = _EVERY
     # On average half of the pairs are below the diagonal.
     columns = m / 2 if pairs == _BELOW else m
     if d <= FEATURES[-1]:
-        kernel = _row_kernel(_loop_features(d), family, len(constants), dtype, want_grad)
-        run = partial(kernel, x.rows, y.columns, y.mass, scale, value_BN.numpy(), slope_BND.numpy(), pairs)
+        weighted = y.weight is not None
+        kernel = _row_kernel(_loop_features(d), family, len(constants), dtype, weighted, want_grad)
+        mass = y.mass if weighted else np.empty((0, 0), dtype)
+        run = partial(kernel, x.rows, y.columns, mass, scale, value_BN.numpy(), slope_BND.numpy(), pairs)
         work = Work(run, batch * n, columns)
     else:
         kernel = _tile_kernel(family, len(constants), dtype, want_grad)
@@ -315,7 +320,7 @@ def _loop_features(d: int) -> int:
 
 
 @cache
-def _scales(family: str, constants: tuple[float, ...], dtype: str) -> Any:
+def _scales(family: str, constants: tuple[float, ...]) -> Any:
     """The constants as the generated code wants them."""
     values = np.asarray(constants, np.float64)
     if family == _POWER:
@@ -324,21 +329,44 @@ def _scales(family: str, constants: tuple[float, ...], dtype: str) -> Any:
         values = 0.5 / values**2
     elif family in ("laplacian", "inverse_multiquadric"):
         values = 1 / values
-    return values.astype(dtype)
+    return values
+
+
+# 2^f for |f| <= 1/2 to 2e-9, by powers of f.
+_CHEBYSHEV = np.polynomial.Chebyshev.interpolate(np.exp2, 6, (-0.5, 0.5))
+_E = tuple(_CHEBYSHEV.convert(kind=np.polynomial.Polynomial).coef.astype(np.float32))
+# Added to a small number, this leaves the nearest whole one in its low bits.
+_LEAST, _ROUND = np.float32(-126), np.float32(1.5 * 2**23)
+
+
+# Without "reassoc", which would take the rounding out.
+@numba.njit(cache=True, nogil=True, fastmath={"contract"})
+def _exp2(z: Any) -> Any:
+    """2^z for float32 z <= 0, in steps that vectorise and wait little for each other."""
+    z = max(z, _LEAST)
+    shifted = z + _ROUND
+    f = z - (shifted - _ROUND)
+    f2 = f * f
+    e = (_E[0] + _E[1] * f) + f2 * ((_E[2] + _E[3] * f) + f2 * ((_E[4] + _E[5] * f) + f2 * _E[6]))
+    # Numba wants to see the type of what is viewed as another.
+    power = np.float32(shifted).view(np.int32) << np.int32(23)
+    return np.int32(np.float32(e).view(np.int32) + power).view(np.float32)
 
 
 # Generated code
 
 
 @cache
-def _row_kernel(features: int, family: str, count: int, dtype: str, want_grad: bool) -> Callable[..., None]:
+def _row_kernel(
+    features: int, family: str, count: int, dtype: str, weighted: bool, want_grad: bool
+) -> Callable[..., None]:
     """kernel(x, y, b, scale, value, slope, pairs, first, last) for rows first to last of the flattened batch."""
-    name = f"rows_{features}_{family}_{count}_{dtype}_{'slope' if want_grad else 'value'}"
+    name = f"rows_{features}_{family}_{count}_{dtype}_{'weighted_' * weighted}{'slope' if want_grad else 'value'}"
     every_d = range(features)
     code = _Code()
     code(0, f"def {name}(x, y, b, scale, value, slope, pairs, first, last):")
     code(1, "n, m, features = x.shape[1], y.shape[2], x.shape[2]")
-    _declare(code, family, count, dtype)
+    _declare(code, count, dtype)
     code(1, "for row in range(first, last):")
     code(2, "s = row // n", "i = row - s * n", "U = 0.0")
     code(2, *(f"x{d} = x[s, i, {d}] if features > {d} else zero" for d in every_d))
@@ -348,17 +376,18 @@ def _row_kernel(features: int, family: str, count: int, dtype: str, want_grad: b
     code(3, "low = 0 if part == 0 else (min(i + 1, m) if pairs == 1 else m)")
     code(3, "high = m if part == 1 or pairs == 0 else min(i, m)")
     code(3, f"for start in range(low, high, {BLOCK_COLUMNS}):")
-    code(4, f"stop = min(high, start + {BLOCK_COLUMNS})", "w_block, u = b[s, start:stop], zero")
+    code(4, f"stop = min(high, start + {BLOCK_COLUMNS})", "u, v = zero, zero")
     # Slices indexed from 0 spare the check for negative indices, which would turn every load into a gather.
     code(4, *(f"y{d} = y[s, {d}, start:stop]" for d in every_d), *(f"g{d} = zero" for d in every_d if want_grad))
-    code(4, "for j in range(w_block.shape[0]):")
-    code(5, *(f"a{d} = x{d} - y{d}[j]" for d in every_d))
-    code(5, "w, t = w_block[j], " + " + ".join(f"a{d} * a{d}" for d in every_d))
-    _profile(code, 5, family, count, dtype)
-    code(5, "u += w * k")
-    if want_grad:
-        code(5, "p *= w", *(f"g{d} += a{d} * p" for d in every_d))
-    code(4, "U += u", *(f"G{d} += g{d}" for d in every_d if want_grad))
+    if weighted:
+        code(4, "w = b[s, start:stop]")
+    code(4, "for j in range(y0.shape[0]):")
+    code(5, *(f"a{d} = x{d} - y{d}[j]" for d in every_d), "t = " + " + ".join(f"a{d} * a{d}" for d in every_d))
+    _profile(code, 5, family, count)
+    if weighted:
+        code(5, "k *= w[j]", "p *= w[j]")
+    code(5, "u += k", "v += p * rest", *(f"g{d} += a{d} * p" for d in every_d if want_grad))
+    code(4, "U += np.float64(u) + 0.5 * np.float64(v)", *(f"G{d} += g{d}" for d in every_d if want_grad))
     code(2, "value[s, i] = U")
     if want_grad:
         for d in every_d:
@@ -377,10 +406,10 @@ def _tile_kernel(family: str, count: int, dtype: str, want_grad: bool) -> Callab
     code = _Code()
     code(0, f"def {name}(tile, x, y, x2, y2, b, scale, value, total, near, tau, pairs, shift):")
     code(1, "height, width, features = tile.shape[0], tile.shape[1], x.shape[1]")
-    _declare(code, family, count, dtype)
+    _declare(code, count, dtype)
     code(1, "nan, two, tau = zero / zero, one + one, one * tau")
     code(1, "for r in range(height):")
-    code(2, "diagonal = r + shift", "row, s2, u, g, close = tile[r], x2[r], zero, zero, 0")
+    code(2, "diagonal = r + shift", "row, s2, u, v, g, close = tile[r], x2[r], zero, zero, zero, 0")
     # Infinity makes the excluded pair a close one, which the second loop leaves out.
     code(2, "if pairs == 1 and 0 <= diagonal < width:", "    row[diagonal] = one / zero")
     # Below the diagonal, a row ends where the diagonal crosses it.
@@ -389,24 +418,23 @@ def _tile_kernel(family: str, count: int, dtype: str, want_grad: bool) -> Callab
     code(2, "for c in range(w_block.shape[0]):")
     code(3, "size = s2 + y2_block[c]", "t = size - two * row[c]", "far = t > tau * size")
     code(3, "t = t if far else one", "w = w_block[c] if far else zero")
-    _profile(code, 3, family, count, dtype)
-    code(3, "u += w * k", "close += not far")
+    _profile(code, 3, family, count)
+    code(3, "p *= w", "u += w * k", "v += p * rest", "close += not far")
     if want_grad:
-        code(3, "p *= w", "g += p", "row[c] = p if far else nan")
+        code(3, "g += p", "row[c] = p if far else nan")
     else:
         code(3, "row[c] = zero if far else nan")
-    code(2, "U, T = np.float64(u), np.float64(g)")
+    code(2, "U, T = np.float64(u) + 0.5 * np.float64(v), np.float64(g)")
     code(2, "if close > 0:")
     code(3, "for c in range(stop):")
     code(4, "if row[c] != row[c]:")
     code(5, "row[c], t = zero, zero")
     code(5, "if pairs == 1 and c == diagonal:", "    continue")
     code(5, "for d in range(features):", "    a = x[r, d] - y[c, d]", "    t += a * a")
-    code(5, "w = b[c]")
-    _profile(code, 5, family, count, dtype)
-    code(5, "U += w * k")
+    _profile(code, 5, family, count)
+    code(5, "p *= b[c]", "U += np.float64(b[c] * k) + 0.5 * np.float64(p * rest)")
     if want_grad:
-        code(5, "p *= w", "for d in range(features):", "    near[r, d] += p * (x[r, d] - y[c, d])")
+        code(5, "for d in range(features):", "    near[r, d] += p * (x[r, d] - y[c, d])")
     code(2, "value[r] += U")
     if want_grad:
         code(2, "total[r] += T")
@@ -424,29 +452,32 @@ class _Code:
 
     def compiled(self, name: str) -> Callable[..., None]:
         # The name of a real file and module lets Numba cache what it compiles, and load it again.
-        scope: dict[str, Any] = {"np": np, "__name__": __name__}
+        scope: dict[str, Any] = {"np": np, "exp2": _exp2, "__name__": __name__}
         exec(compile("\n".join(self.lines) + "\n", __file__, "exec"), scope)
         compiled: Any = numba.njit(scope[name], cache=True, nogil=True, fastmath=_FASTMATH, error_model="numpy")
         return compiled
 
 
-def _declare(code: _Code, family: str, count: int, dtype: str) -> None:
-    code(1, f"zero, one, half = np.{dtype}(0), np.{dtype}(1), np.{dtype}(0.5)")
+def _declare(code: _Code, count: int, dtype: str) -> None:
+    code(1, f"zero, one = np.{dtype}(0), np.{dtype}(1)")
     code(1, f"tiny = np.{dtype}({'1e-36' if dtype == 'float32' else '1e-200'})")
-    code(1, *(f"c{q} = scale[{q}]" for q in range(count)), f"share = one / np.{dtype}({count})")
-    if dtype == "float32":
-        taylor = [1.0]
-        for power in range(1, 8):
-            taylor.append(taylor[-1] * np.log(2.0) / power)
-        code(1, f"log2e, floor_z = np.float32({float(1 / np.log(2.0))!r}), np.float32(-126)")
-        code(1, *(f"e{q} = np.float32({float(value)!r})" for q, value in enumerate(taylor)))
+    code(1, *(f"c{q} = np.{dtype}(scale[{q}])" for q in range(count)), f"share = one / np.{dtype}({count})")
+    # Exponents in powers of two, where that is faster; a constant is rounded once either way.
+    factor = "np.log2(np.e)" if dtype == "float32" else "one"
+    code(1, "exp = exp2" if dtype == "float32" else "exp = np.exp")
+    code(1, *(f"z{q} = np.{dtype}(-scale[{q}] * {factor})" for q in range(count)))
 
 
-def _profile(code: _Code, depth: int, family: str, count: int, dtype: str) -> None:
-    """k and p = k'(d) / d from the squared distance t; 1/d is harmless at coincidence, where it multiplies zeros."""
+def _profile(code: _Code, depth: int, family: str, count: int) -> None:
+    """k and p = k'(d) / d from the squared distance t; 1/d is harmless at coincidence, where it multiplies zeros.
+
+    The compiler's reciprocal root q is short by a few 1e-8 on average, which would bias every mean. What the distance
+    h = t q misses, (t - h h) q / 2, changes k by p (t - h h) / 2: `rest` is the bracket, 0 without a root. It has a sum
+    of its own, since next to k float32 would lose it.
+    """
+    code(depth, "rest = zero")
     if family in ("energy", "laplacian"):
-        # The compiler's reciprocal root is short by a few 1e-8 on average, a bias in every mean: correct the distance.
-        code(depth, "q = one / np.sqrt(max(t, tiny))", "h = t * q", "h += half * q * (t - h * h)")
+        code(depth, "q = one / np.sqrt(max(t, tiny))", "h = t * q", "rest = t - h * h")
     if family == "energy":
         code(depth, "k = -h", "p = -q")
         return
@@ -456,13 +487,11 @@ def _profile(code: _Code, depth: int, family: str, count: int, dtype: str) -> No
         return
     code(depth, "k = zero", "p = zero")
     for index in range(count):
-        c = f"c{index}"
+        c, z = f"c{index}", f"z{index}"
         if family == "gaussian":
-            _exp(code, depth, dtype, f"-({c} * t)")
-            code(depth, "k += e", f"p -= ({c} + {c}) * e")
+            code(depth, f"e = exp({z} * t)", "k += e", f"p -= ({c} + {c}) * e")
         elif family == "laplacian":
-            _exp(code, depth, dtype, f"-({c} * h)")
-            code(depth, "k += e", f"p -= {c} * q * e")
+            code(depth, f"e = exp({z} * h)", "k += e", f"p -= {c} * q * e")
         elif family == "inverse_multiquadric":
             code(depth, f"e = one / np.sqrt(one + {c} * {c} * t)", "k += e", f"p -= {c} * {c} * e * e * e")
         elif family == "rational_quadratic":
@@ -471,14 +500,3 @@ def _profile(code: _Code, depth: int, family: str, count: int, dtype: str) -> No
             raise ValueError(f"unknown kernel family {family!r}")
     if count > 1:
         code(depth, "k *= share", "p *= share")
-
-
-def _exp(code: _Code, depth: int, dtype: str, argument: str) -> None:
-    """e = exp(argument) for argument <= 0; in float32 by a polynomial, since the library call does not vectorise."""
-    if dtype == "float64":
-        code(depth, f"e = np.exp({argument})")
-        return
-    code(depth, f"z = max(log2e * ({argument}), floor_z)", "whole = np.floor(z + half)", "f = z - whole")
-    code(depth, "e = e7")
-    code(depth, *(f"e = e * f + e{q}" for q in reversed(range(7))))
-    code(depth, "e = e * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)")
