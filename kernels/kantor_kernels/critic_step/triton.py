@@ -12,24 +12,27 @@ with h and r (padded to E), points between with t and s (padded to P), the same 
 
 # Jitted functions are not the Python that they look like.
 # pyright: reportGeneralTypeIssues=false, reportCallIssue=false, reportAttributeAccessIssue=false
-# pyright: reportOperatorIssue=false, reportArgumentType=false, reportIndexIssue=false
+# pyright: reportOperatorIssue=false, reportArgumentType=false, reportIndexIssue=false, reportAssignmentType=false
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from kantor_kernels.critic_step.problem import CriticStep, Loss, Perceptron, Rows
+from kantor_kernels.critic_step.problem import STRAIGHT, CriticStep, Loss, Perceptron, Rows
 
-# Few rows a tile fill a device that has many processors with a small batch.
-ROWS, CHUNK, STAGES = 16, 32, 3
-# Rows a partial sum of the gradients takes: a matrix unit truncates its sums, so they must not be long.
-PART, PART_CHUNK, TILE_O, TILE_I = 256, 32, 32, 32
+# Rows of a tile: few fill a device that has many processors where there are at most FEW rows, many share weights.
+FEW_ROWS, MANY_ROWS, FEW = 16, 32, 6144
+# Units of a layer that a product takes at once.
+CHUNK = 16
+# Rows of a part of the gradients, rows taken at once, units that a program takes.
+PART, PART_CHUNK, TILE = 512, 32, 32
 # Launches, each forward, reverse and tangent, adjoint. The reverse of a Wasserstein critic is its adjoint.
 PHASES = {
     "wasserstein": ((True, True, False),),
@@ -446,13 +449,16 @@ def critic_kernel(
                 tl.store(right_ptr + layers * plane + row_s + tile_o, u)
             elif BENT:
                 tl.store(top_ptr + row_h + offs_r * WIDTH, seed * 0.0)
+                tl.debug_barrier()
                 pull(
                     left_ptr + row_h, mark_ptr + row_h, table_ptr, layers, plane, seed * 0.0, 0, row_s - row_h,
                     slope, LOSS, ACTIVATION, STRIDE, ROWS, WIDTH, CHUNK,
                 )  # fmt: skip
 
     if ADJOINT:
-        # x the row's own embedding, m between and its tangent t, partner and cross: the other rows of a pair of pairs.
+        # The derivative by a row's embedding x. At a point between, of the penalty alone; at a real or generated row
+        # by_... times the direction from its partner, from the partner's counterpart, from the origin, and times what
+        # its point between sends it. of_... are the factors of these lengths in the distance.
         h_ptr = right_ptr + layers * plane
         x = tl.load(h_ptr + row_h + tile_o)
         if inside:
@@ -471,7 +477,7 @@ def critic_kernel(
             point = row // 2 if LOSS == "energy" else row ^ 1
             partner = tl.where(valid, index ^ 1, 0).to(tl.int64)[:, None] * WIDTH + offs_o[None, :]
             cross = tl.where(valid, (row ^ 1) + tl.where(generated, 0, batch), 0).to(tl.int64)[:, None]
-            m_at = (ends + tl.where(valid, point, 0)).to(tl.int64)[:, None] * WIDTH + offs_o[None, :]
+            t_at = (ends + tl.where(valid, point, 0)).to(tl.int64)[:, None] * WIDTH + offs_o[None, :]
             real = tl.where(generated, 0.0, 1.0)
             if LOSS == "energy":
                 a = tl.load(a_ptr + point, mask=valid, other=0.0)
@@ -496,8 +502,8 @@ def critic_kernel(
                 length, _, direction = apart(x)
                 distance += of_origin * length
                 r += by_origin[:, None] * direction
-            t = tl.load(h_ptr + m_at)
-            _, inverse, direction = apart(x - tl.load(h_ptr + between.to(tl.int64) * WIDTH + m_at))
+            t = tl.load(h_ptr + t_at)
+            _, inverse, direction = apart(x - tl.load(h_ptr + between.to(tl.int64) * WIDTH + t_at))
             r += by_point[:, None] * turned(direction, inverse, t)
             tl.store(part_ptr + tile, tl.sum(tl.where(valid, distance, 0.0), axis=0))
             tl.store(top_ptr + row_h + tile_o, tl.where(valid[:, None], r, 0.0))
@@ -522,8 +528,7 @@ def gradient_kernel(
     size,
     weight,
     WIDTH: tl.constexpr,
-    TILE_O: tl.constexpr,
-    TILE_I: tl.constexpr,
+    TILE: tl.constexpr,
     PART: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
@@ -533,23 +538,26 @@ def gradient_kernel(
     out_ptr += part.to(tl.int64) * size
     if layer == layers:
         if tl.program_id(0) == 0:
-            distance, penalty = summed(part_ptr + tiles_between, tiles), summed(part_ptr, tiles_between)
+            distance, penalty = (
+                summed(part_ptr + tiles_between, tiles - tiles_between),
+                summed(part_ptr, tiles_between),
+            )
             once = tl.where(part == 0, 1.0, 0.0)
             tl.store(out_ptr, once * (weight * penalty - distance))
             tl.store(out_ptr + 1, once * distance)
             tl.store(out_ptr + 2, once * penalty)
     else:
         _, _, inputs, outputs, biases = entry(table_ptr, layer)
-        across = tl.cdiv(inputs, TILE_I)
-        offs_o = tl.program_id(0) // across * TILE_O + tl.arange(0, TILE_O)
-        offs_i = tl.program_id(0) % across * TILE_I + tl.arange(0, TILE_I)
-        if tl.program_id(0) // across * TILE_O < outputs:
+        across = tl.cdiv(inputs, TILE)
+        offs_o = tl.program_id(0) // across * TILE + tl.arange(0, TILE)
+        offs_i = tl.program_id(0) % across * TILE + tl.arange(0, TILE)
+        if tl.program_id(0) // across * TILE < outputs:
             plane = (ends + 2 * between).to(tl.int64) * WIDTH
             right_ptr = scratch_ptr + layer * plane
             left_ptr = scratch_ptr + (layers + 1 + layer) * plane
             offs_k = tl.arange(0, CHUNK)[:, None]
-            acc = tl.zeros((TILE_O, TILE_I), tl.float32)
-            total = tl.zeros((CHUNK, TILE_O), tl.float32)
+            acc = tl.zeros((TILE, TILE), tl.float32)
+            total = tl.zeros((CHUNK, TILE), tl.float32)
             for start in range(part * PART, tl.minimum((part + 1) * PART, rows), CHUNK):
                 at = (start + offs_k).to(tl.int64) * WIDTH
                 # Columns beyond the layer's own hold anything; they end in columns that are not stored.
@@ -576,82 +584,133 @@ def summed(values_ptr, count):
 
 
 def critic_step(perceptron: Perceptron, rows: Rows, loss: Loss) -> CriticStep:
-    """As the reference, for float32 and layers of at most `WIDEST` units."""
-    real, fake, eps, a, b, c = (
-        rows.real.contiguous(),
-        rows.fake.contiguous(),
-        rows.eps.contiguous(),
-        rows.coefficients.contiguous(),
-        rows.fake_coefficients.contiguous(),
-        rows.penalty_coefficients.contiguous(),
-    )
-    condition = real[:, :0] if rows.conditions is None else rows.conditions.contiguous()
-    (batch, features), points, layers = real.shape, len(eps), len(perceptron.weights)
+    """As the reference, for at least two layers of at most 256 units in float32."""
+    real, fake, condition, eps, a, b, c = [value if value is None else value.contiguous() for value in rows]
+    assert real is not None
     weights = [weight.detach().contiguous() for weight in perceptron.weights]
+    biases = [bias if bias is None else bias.detach().contiguous() for bias in perceptron.biases]
+    (batch, features), points, layers = real.shape, len(rows.eps), len(weights)
     table, views, size = _table(
         tuple(weight.data_ptr() for weight in weights),
-        tuple(0 if bias is None else bias.data_ptr() for bias in perceptron.biases),
+        tuple(0 if bias is None else bias.data_ptr() for bias in biases),
         tuple(weight.shape for weight in weights),
         real.device,
     )
-    constants = specialisation(perceptron, loss)
-    # Every chunk of rows that a gradient sums is of one kind.
-    ends, between = (triton.cdiv(n, PART_CHUNK) * PART_CHUNK for n in (2 * batch, points))
-    bent = not perceptron.straight
-    planes = 2 * layers + 1 + (layers - 1 if bent else 0)
-    scratch = real.new_empty(planes * (ends + 2 * between) * constants["WIDTH"])
-    tiles, tiles_between = ends // ROWS, between // ROWS
-    sums, norm_P = real.new_empty(tiles + tiles_between), real.new_empty(points)
-    for forward, reverse, adjoint in PHASES[loss.kind]:
-        critic_kernel[(tiles_between if reverse and not forward else tiles + tiles_between,)](
-            real, fake, condition, eps, a, b, c, table, scratch, norm_P, sums,
-            batch, points, features, condition.shape[1], layers, ends, between,
-            loss.weight, loss.target, perceptron.slope,
-            **constants, ROWS=ROWS, CHUNK=CHUNK, FORWARD=forward, REVERSE=reverse, ADJOINT=adjoint,
-            **options(constants["WIDTH"]),
+    plan = _plan(
+        (perceptron.inputs, *(len(weight) for weight in weights)),
+        all(weight.data_ptr() % 16 == 0 for weight in weights),
+        perceptron.activation,
+        loss.kind,
+        loss.one_sided,
+        batch,
+        points,
+    )
+    scratch, sums, norm_P = real.new_empty(plan.scratch), real.new_empty(plan.tiles), real.new_empty(points)
+    for tiles, constants, options in plan.launches:
+        critic_kernel[(tiles,)](
+            real, fake, real if condition is None else condition, eps, a, b, c, table, scratch, norm_P, sums,
+            batch, points, features, 0 if condition is None else condition.shape[1], layers, plan.ends, plan.between,
+            loss.weight, loss.target, perceptron.slope, **constants, **options,
         )  # fmt: skip
-    used = ends + between * (2 if bent or loss.kind != "wasserstein" else 1)
-    parts, tile_i = triton.cdiv(used, PART), min(TILE_I, constants["WIDTH"])
-    out = real.new_empty(parts, size)
-    blocks = max(triton.cdiv(w.shape[0], TILE_O) * triton.cdiv(w.shape[1], tile_i) for w in weights)
-    gradient_kernel[(blocks, layers + 1, parts)](
-        table, scratch, sums, out, layers, ends, between, used, tiles_between, tiles, size, loss.weight,
-        WIDTH=constants["WIDTH"], TILE_O=TILE_O, TILE_I=tile_i, PART=PART, CHUNK=PART_CHUNK,
-        **gradient_options(),
+    out = real.new_empty(plan.grid[2], size)
+    gradient_kernel[plan.grid](
+        table, scratch, sums, out, layers, plan.ends, plan.between, plan.used, plan.between // plan.rows, plan.tiles,
+        size, loss.weight, **plan.constants, **plan.options,
     )  # fmt: skip
-    flat = out[0] if parts == 1 else out.sum(0)
-    gradients = tuple(flat.as_strided(shape, stride, flat.storage_offset() + at) for shape, stride, at in views)
+    flat = out.view(-1) if len(out) == 1 else out.sum(0)
+    gradients = tuple(flat.as_strided(shape, stride, at) for shape, stride, at in views)
     return CriticStep(flat[0], flat[1], flat[2], norm_P, gradients)
 
 
-def specialisation(perceptron: Perceptron, loss: Loss) -> dict[str, Any]:
-    """The compile-time arguments of `critic_kernel` that depend on the problem."""
-    inputs, outputs = padded(perceptron.inputs), padded(perceptron.outputs)
-    strides = {w.shape[1] if w.shape[1] % 4 == 0 and w.data_ptr() % 16 == 0 else 0 for w in perceptron.weights[1:]}
-    stride = strides.pop() if len(strides) == 1 else 0
+class _Plan(NamedTuple):
+    """What the sizes of a problem decide.
+
+    Attributes:
+        rows: of a tile.
+        ends: real and generated rows, padded.
+        between: points between, padded.
+        used: rows that have a part in the gradients.
+        tiles: of all rows.
+        scratch: numbers of scratch memory.
+        launches: of `critic_kernel`: tiles, compile-time arguments, options of the compiler.
+        grid, constants, options: of `gradient_kernel`.
+    """
+
+    rows: int
+    ends: int
+    between: int
+    used: int
+    tiles: int
+    scratch: int
+    launches: list[tuple[int, dict[str, Any], dict[str, Any]]]
+    grid: tuple[int, int, int]
+    constants: dict[str, Any]
+    options: dict[str, Any]
+
+
+@lru_cache(maxsize=256)
+def _plan(
+    sizes: tuple[int, ...], aligned: bool, activation: str, kind: str, one_sided: bool, batch: int, points: int
+) -> _Plan:
+    bent, layers = activation not in STRAIGHT, len(sizes) - 1
+    # The longest kernel, all passes with second derivatives, has no registers for many rows.
+    longest = bent and kind == "wasserstein"
+    rows = FEW_ROWS if longest or 2 * batch + points <= FEW else MANY_ROWS
+    # Every chunk of rows that a gradient sums is of one kind.
+    ends, between = (_cdiv(n, PART_CHUNK) * PART_CHUNK for n in (2 * batch, points))
+    tiles = (ends + between) // rows
+    launches = []
+    for forward, reverse, adjoint in PHASES[kind]:
+        constants = specialisation(sizes, aligned, activation, kind, one_sided, rows)
+        constants |= {"FORWARD": forward, "REVERSE": reverse, "ADJOINT": adjoint}
+        count = between // rows if reverse and not forward else tiles
+        launches.append((count, constants, critic_options(constants["WIDTH"])))
+    width = launches[0][1]["WIDTH"]
+    planes = 2 * layers + 1 + (layers - 1 if bent else 0)
+    used = ends + between * (2 if bent or kind != "wasserstein" else 1)
+    blocks = max(_cdiv(outputs, TILE) * _cdiv(inputs, TILE) for inputs, outputs in pairwise(sizes))
+    return _Plan(
+        rows,
+        ends,
+        between,
+        used,
+        tiles,
+        planes * (ends + 2 * between) * width,
+        launches,
+        (blocks, layers + 1, _cdiv(used, PART)),
+        {"WIDTH": width, "TILE": TILE, "PART": PART, "CHUNK": PART_CHUNK},
+        gradient_options(),
+    )
+
+
+def specialisation(
+    sizes: tuple[int, ...], aligned: bool, activation: str, kind: str, one_sided: bool, rows: int
+) -> dict[str, Any]:
+    """The compile-time arguments of `critic_kernel` but for what a launch does."""
+    padded = [max(CHUNK, 1 << (units - 1).bit_length()) for units in sizes]
+    hidden = set(sizes[1:-1])
+    alike = aligned and len(hidden) == 1 and max(hidden) % 4 == 0
     return {
-        "LOSS": loss.kind,
-        "ACTIVATION": "straight" if perceptron.straight else perceptron.activation,
-        "ONE_SIDED": loss.one_sided,
-        "STRIDE": stride,
-        "INPUT": inputs,
-        "OUTPUT": outputs,
-        "WIDTH": max(inputs, *(padded(w.shape[0]) for w in perceptron.weights)),
+        "LOSS": kind,
+        "ACTIVATION": "straight" if activation in STRAIGHT else activation,
+        "ONE_SIDED": one_sided,
+        "STRIDE": max(hidden) if alike else 0,
+        "INPUT": padded[0],
+        "OUTPUT": padded[-1],
+        "WIDTH": max(TILE, *padded),
+        "ROWS": rows,
+        "CHUNK": CHUNK,
     }
 
 
-def options(width: int) -> dict[str, Any]:
+def critic_options(width: int) -> dict[str, Any]:
     """How `critic_kernel` is compiled: wide tiles need the registers of more warps."""
-    return {"num_warps": 4 if width <= 128 else 8, "num_stages": STAGES, "enable_fp_fusion": True}
+    return {"num_warps": 4 if width <= 128 else 8, "num_stages": 3, "enable_fp_fusion": True}
 
 
 def gradient_options() -> dict[str, Any]:
     """How `gradient_kernel` is compiled."""
-    return {"num_warps": 4, "num_stages": STAGES, "enable_fp_fusion": True}
-
-
-def padded(units: int) -> int:
-    return max(CHUNK, triton.next_power_of_2(units))
+    return {"num_warps": 2, "num_stages": 3, "enable_fp_fusion": True}
 
 
 @lru_cache(maxsize=64)
@@ -676,4 +735,9 @@ def _table(
 
 def _round_up(numbers: int) -> int:
     """To multiples of 16 bytes, for an optimiser that reads gradients in such."""
-    return (numbers + 3) // 4 * 4
+    return _cdiv(numbers, 4) * 4
+
+
+def _cdiv(a: int, b: int) -> int:
+    # Triton's own costs microseconds.
+    return -(-a // b)
