@@ -24,7 +24,9 @@ from triton.backends.compiler import GPUTarget  # noqa: E402 - only where Triton
 from triton.compiler import ASTSource  # noqa: E402
 
 from kantor_kernels.pairwise import triton as pairwise  # noqa: E402
+from kantor_kernels.pairwise import triton_hvp as second  # noqa: E402
 from kantor_kernels.pairwise import triton_products as products  # noqa: E402
+from kantor_kernels.pairwise import triton_sums as parts  # noqa: E402
 
 BUDGET = json.loads((Path(__file__).parent / "static_budget.json").read_text())
 NVDISASM = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
@@ -127,24 +129,90 @@ def shortest_way(found: dict, targets: dict[int, int], first: int, last: int) ->
     return [found[n][2] for n in way if n in found]
 
 
+# Of arguments that are not float32 pointers or int32 numbers.
+TYPES: dict[str, str] = dict.fromkeys(("value_ptr", "slope_ptr", "near_ptr", "extent_ptr"), "*fp64")
+TYPES |= dict.fromkeys(("high_ptr", "low_ptr"), "*fp16") | {"met_ptr": "*i32"}
+
+
+def compiled(kernel: Any, target: int, constants: dict[str, Any], types: dict[str, str], **options: Any) -> Any:
+    """The kernel for this compute capability, as PyTorch's aligned memory would have it."""
+    names = kernel.arg_names
+    other = {name: types.get(name, "*fp32" if name.endswith("_ptr") else "i32") for name in names}
+    signature = {name: "constexpr" if name in constants else other[name] for name in names}
+    aligned: Any = {(n,): [["tt.divisibility", 16]] for n, name in enumerate(names) if name.endswith("_ptr")}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+    return triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
+
+
 @cache
 def compiled_products(target: int, d: int, gradient: bool) -> tuple[str, int]:
     """(disassembly, bytes of shared memory) of `product_kernel`."""
     constants = products.specialisation(d, "energy", (1.0,), False, "every", gradient)
-    kinds = dict.fromkeys(("n", "m", "padded", "from_row", "from_column", "batch", "part_columns"), "i32")
-    kinds |= dict.fromkeys(("value_ptr", "slope_ptr", "near_ptr"), "*fp64") | {"met_ptr": "*i32"}
-    kinds |= dict.fromkeys(("high_ptr", "low_ptr"), "*fp16") | dict.fromkeys(constants, "constexpr")
-    names = products.product_kernel.arg_names
-    signature = {name: kinds.get(name, "*fp32") for name in names}
-    # What PyTorch allocates is aligned, and Triton specialises for it.
-    aligned: Any = {(n,): [["tt.divisibility", 16]] for n, name in enumerate(names) if name.endswith("_ptr")}
-    source = ASTSource(fn=products.product_kernel, signature=signature, constexprs=constants, attrs=aligned)
-    compiled = triton.compile(source, target=GPUTarget("cuda", target, 32), options=products.options(d))
+    kernel = compiled(products.product_kernel, target, constants, TYPES, **products.options(d))
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
-        cubin.write_bytes(compiled.asm["cubin"])
+        cubin.write_bytes(kernel.asm["cubin"])
         sass = subprocess.run([NVDISASM, "-c", cubin], capture_output=True, text=True, check=True).stdout
-    return sass, compiled.metadata.shared
+    return sass, kernel.metadata.shared
+
+
+def kernels() -> dict[str, tuple[Any, dict[str, Any], dict[str, str], dict[str, Any]]]:
+    """Every kernel in the forms that differ: (function, constants, types, options)."""
+    found: dict[str, Any] = {}
+    four_warps = {"num_warps": 4, "enable_fp_fusion": True}
+    for family, numbers in (("energy", (1.0,)), ("energy", (1.5,)), ("gaussian", (1.0, 2.0)), ("laplacian", (1.0,))):
+        name = f"{family}-{numbers[0]}"
+        found[f"direct-{name}"] = (
+            pairwise.pairwise_kernel,
+            pairwise.specialisation(8, family, numbers, True, "off_diagonal", True, torch.float32),
+            TYPES,
+            four_warps,
+        )
+        constants = second.specialisation(8, family, numbers, True, True, True, True)
+        found[f"hvp-{name}"] = second.hvp_kernel, constants, double(second.hvp_kernel), four_warps
+        constants = products.specialisation(64, family, numbers, True, "off_diagonal", True)
+        found[f"products-64-{name}"] = products.product_kernel, constants, TYPES, products.options(64)
+    constants = pairwise.specialisation(16, "energy", (1.0,), False, "above", False, torch.float64)
+    found["direct-above"] = pairwise.pairwise_kernel, constants, double(pairwise.pairwise_kernel), four_warps
+    for d in (20, 128, 256):
+        constants = products.specialisation(d, "energy", (1.0,), False, "every", True)
+        found[f"products-{d}"] = products.product_kernel, constants, TYPES, products.options(d)
+    constants = products.specialisation(64, "energy", (1.0,), True, "above", False)
+    found["products-above"] = products.product_kernel, constants, TYPES, products.options(64)
+    constants = {"D": 100, "WIDTH": 64, "A_WEIGHTED": True, "B_WEIGHTED": False, "ROWS": products.BLOCK_ROWS}
+    found["extent"] = products.extent_kernel, constants, TYPES, {}
+    chunks = {"WIDTH": 64, "CHUNKS": 2}
+    constants = chunks | {"D": 100, "POINT_EXPONENT": 6, "BLOCKS": products.BLOCKS, "ROWS": products.BLOCK_ROWS}
+    found["halves"] = products.halves_kernel, constants, TYPES, {}
+    constants = chunks | {"NEAR": 2.0**-10, "SAMPLE": products.SAMPLE, "ROWS": products.SAMPLE_ROWS}
+    found["floor"] = products.floor_kernel, constants, TYPES, {}
+    sums = {"D": 100, "WIDTH": 128, "GRAD": True, "NEAR": True, "ROWS": 8}
+    types = double(parts.gather_kernel) | {"grad_ptr": "*fp32", "met_ptr": "*i32"}
+    found["gather"] = parts.gather_kernel, sums, types, {}
+    constants = sums | {"OWN_FACTOR": 0, "OWN_TIMES": 2, "CROSS_TIMES": 2, "WEIGHTED": True}
+    types = double(parts.share_kernel) | {"grad_ptr": "*fp32", "weight_ptr": "*fp32"}
+    found["share"] = parts.share_kernel, constants, types | dict.fromkeys(("own_met_ptr", "cross_met_ptr"), "*i32"), {}
+    return found
+
+
+def double(kernel: Any) -> dict[str, str]:
+    return {name: "*fp64" for name in kernel.arg_names if name.endswith("_ptr")}
+
+
+# The versions that cannot be tested on a device are tested here: `make test-triton` takes the oldest one.
+@pytest.mark.parametrize("target", [80, 90, 100])
+@pytest.mark.parametrize("form", ["direct-energy-1.0", "products-64-energy-1.0", "products-128", "products-above"])
+def test_it_compiles(form: str, target: int) -> None:
+    function, constants, types, options = kernels()[form]
+    assert compiled(function, target, constants, types, **options).asm["cubin"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [80, 90, 100])
+@pytest.mark.parametrize("form", list(kernels()))
+def test_every_form_compiles(form: str, target: int) -> None:
+    function, constants, types, options = kernels()[form]
+    assert compiled(function, target, constants, types, **options).asm["cubin"]
 
 
 @pytest.mark.parametrize("entry", with_slow(BUDGET["products"]), ids=name)

@@ -158,7 +158,7 @@ def halves_kernel(
     rows_y = rows_x + n_blocks * 3 * D
     in_x = (offs_b < n_blocks)[:, None]
     in_y = (offs_b < m_blocks)[:, None]
-    largest = tl.zeros((WIDTH,), tl.float32)
+    extreme = tl.zeros((WIDTH,), tl.float32)
     for chunk in tl.static_range(CHUNKS):
         w = (chunk * WIDTH + offs_w)[None, :]
         mean_x = tl.sum(tl.load(rows_x + w, mask=in_x & (w < D), other=0.0), axis=0) / n
@@ -170,8 +170,8 @@ def halves_kernel(
         most_y = tl.max(tl.load(rows_y + 2 * D + w, mask=in_y & (w < D), other=float("-inf")), axis=0)
         below = centre - tl.minimum(least_x, least_y).to(tl.float32)
         above = tl.maximum(most_x, most_y).to(tl.float32) - centre
-        largest = tl.maximum(largest, tl.where(chunk * WIDTH + offs_w < D, tl.maximum(below, above), 0.0))
-    most = tl.maximum(tl.max(largest, axis=0), 1e-15)
+        extreme = tl.maximum(extreme, tl.where(chunk * WIDTH + offs_w < D, tl.maximum(below, above), 0.0))
+    most = tl.maximum(tl.max(extreme, axis=0), 1e-15)
     unit = tl.exp2(tl.ceil(tl.log2(most)) - POINT_EXPONENT)
     squares = tl.zeros((ROWS,), tl.float32)
     for chunk in tl.static_range(CHUNKS):
@@ -191,9 +191,9 @@ def halves_kernel(
         tl.store(low_ptr + half, low)
     tl.store(square_ptr + out, squares)
     if tl.program_id(0) == 0:
-        largest_ptr += sample * (n_blocks + m_blocks) + offs_b
-        weight_x = tl.max(tl.load(largest_ptr, mask=offs_b < n_blocks, other=0.0), axis=0)
-        weight_y = tl.max(tl.load(largest_ptr + n_blocks, mask=offs_b < m_blocks, other=0.0), axis=0)
+        largest = largest_ptr + sample * (n_blocks + m_blocks) + offs_b
+        weight_x = tl.max(tl.load(largest, mask=offs_b < n_blocks, other=0.0), axis=0)
+        weight_y = tl.max(tl.load(largest + n_blocks, mask=offs_b < m_blocks, other=0.0), axis=0)
         tl.store(unit_ptr + sample * 2, unit)
         tl.store(unit_ptr + sample * 2 + 1, tl.maximum(weight_x, weight_y))
 
@@ -483,6 +483,7 @@ class Halves:
             A_WEIGHTED=a_BN is not None,
             B_WEIGHTED=b_BM is not None,
             ROWS=BLOCK_ROWS,
+            enable_fp_fusion=True,
         )
         halves_kernel[(self.padded // BLOCK_ROWS, batch)](
             x_BND,
@@ -505,6 +506,7 @@ class Halves:
             POINT_EXPONENT=POINT_EXPONENT,
             BLOCKS=BLOCKS,
             ROWS=BLOCK_ROWS,
+            enable_fp_fusion=True,
         )
         floor_kernel[(SAMPLE // SAMPLE_ROWS, batch)](
             high,
@@ -520,6 +522,7 @@ class Halves:
             NEAR=NEAR,
             SAMPLE=SAMPLE,
             ROWS=SAMPLE_ROWS,
+            enable_fp_fusion=True,
         )
         self.operands = high, low, square, unit, floor
 

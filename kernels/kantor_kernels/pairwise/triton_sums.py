@@ -36,7 +36,8 @@ class Sums:
     def pointers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """value, slope, near, met; any tensor for those that are not there."""
         found = (self.slope, self.near, self.met)
-        return self.value, *(self.value if tensor is None else tensor for tensor in found)
+        slope, near, met = (self.value if tensor is None else tensor for tensor in found)
+        return self.value, slope, near, met
 
 
 @triton.jit
@@ -176,6 +177,7 @@ def gather(sums: Sums, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         GRAD=sums.slope is not None,
         NEAR=sums.near is not None,
         ROWS=rows,
+        enable_fp_fusion=True,
     )
     return total_BN, grad_BND
 
@@ -226,6 +228,7 @@ def share(
         GRAD=want_grad,
         NEAR=want_grad and there.near is not None,
         ROWS=rows,
+        enable_fp_fusion=True,
     )
     return share_BK, grad_BND
 
