@@ -5,11 +5,11 @@ from kantor.losses.adversarial import Gan, LsGan, NsGan, Wgan, sn_gan
 from kantor.losses.base import Batch, CriticLoss, Objective
 from kantor.losses.cramer import cramer
 from kantor.losses.moments import AllPairs, matching
-from kantor.losses.terms import Constrainer, Term, make_terms
+from kantor.losses.terms import Constrainer, make_terms
 from kantor.losses.wasserstein import WganGp
 from kantor_kernels import Energy
 
-__all__ = ["Batch", "Constrainer", "CriticLoss", "Objective", "Term", "make_objective", "make_terms"]
+__all__ = ["Batch", "Constrainer", "CriticLoss", "Objective", "make_objective", "make_terms"]
 
 
 def make_objective(settings: config.Objective) -> Objective:

@@ -135,13 +135,14 @@ def sn_gan(settings: config.SnGan) -> _Scored:
 class Wgan(_Scored):
     """L_C = E f(x~) - E f(x);  L_G = -E f(x~), weights cut to [-c, c]; distance: K times the Wasserstein-1 distance.
 
-    Arjovsky et al., arXiv:1701.07875, Algorithm 1. K is the largest slope that the cut weights allow.
+    Arjovsky et al., arXiv:1701.07875, Algorithm 1. K is the largest slope that the cut weights allow; `clip_weights`
+    cuts them.
     """
 
     output_bias = False
 
     def __init__(self, settings: config.Wgan) -> None:
-        self.clip = settings.clip
+        self.settings = settings
 
     def real(self, score_B: Tensor) -> Tensor:
         return -score_B
@@ -155,11 +156,12 @@ class Wgan(_Scored):
     def distance(self, batch: Batch, real_B: Tensor, fake_B: Tensor) -> Tensor:
         return _real_mean(batch, real_B) - _generated_mean(batch, fake_B)
 
-    @torch.no_grad()
-    def after_critic_update(self, critic: nn.Module) -> None:
-        """w <- clip(w, -c, c)."""
-        for parameter in critic.parameters():
-            parameter.clamp_(-self.clip, self.clip)
+
+@torch.no_grad()
+def clip_weights(critic: nn.Module, bound: float) -> None:
+    """w <- clip(w, -c, c), after each critic update of `Wgan`."""
+    for parameter in critic.parameters():
+        parameter.clamp_(-bound, bound)
 
 
 def _real_mean(batch: Batch, values_B: Tensor) -> Tensor:

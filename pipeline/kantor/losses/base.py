@@ -37,7 +37,7 @@ class Objective(Protocol):
     """
 
     outputs: int
-    """Dimension O of the critic's output."""
+    """Dimension O of the critic's output; 0: the objective has no critic."""
 
     output_bias: bool
     """Whether the losses feel a constant added to the critic's output.

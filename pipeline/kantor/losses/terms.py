@@ -1,10 +1,13 @@
-"""What is added to a generator's loss. A term is called with the bare, frozen critic and the batch.
+"""What is added to a generator's loss, factors included. A term is called with the bare, frozen critic and the batch.
+
+The mean over ranks is the value on the joined batch, and so is the gradient. Terms are modules, so that checkpoints
+hold what they have learned.
 
 Shapes: B rows of one rank, P pairs of rows, D critic features, C conditions, K regressed conditions, W hidden units.
 """
 
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +20,7 @@ from kantor.models.networks import Critic, perceptron
 from kantor_kernels import Kernel, kernel_potential
 
 
-class Term(Protocol):
-    """A term of the generator's loss, its factor included. The mean over ranks is the value on the joined batch."""
-
-    def __call__(self, critic: nn.Module, batch: Batch) -> Tensor: ...
-
-
-class MmdTerm:
+class MmdTerm(nn.Module):
     """eta MMD^2, or eta (MMD^2)^2, between what the critic sees of real and generated events, conditions beside it.
 
     `all_pairs` is unbiased (Gretton et al., JMLR 13 (2012) 723, eq. (3)); `linear` compares each row with its partner
@@ -31,9 +28,10 @@ class MmdTerm:
     """
 
     def __init__(self, settings: config.MmdTerm) -> None:
+        super().__init__()
         self.settings, self.kernel = settings, make_kernel(settings)
 
-    def __call__(self, critic: nn.Module, batch: Batch) -> Tensor:
+    def forward(self, critic: nn.Module, batch: Batch) -> Tensor:
         real_BD = torch.cat([batch.real, batch.conditions], dim=-1)
         fake_BD = torch.cat([batch.fake, batch.conditions], dim=-1)
         a_B, b_B = pair_weights(batch)
@@ -47,16 +45,17 @@ class MmdTerm:
         return self.settings.weight * value
 
 
-class FeatureMatching:
+class FeatureMatching(nn.Module):
     """weight |E phi(x) - E phi(x~)|^2 over the joined batch, phi the critic's last hidden layer.
 
     Salimans et al., arXiv:1606.03498, section 3.1.
     """
 
     def __init__(self, settings: config.FeatureMatching) -> None:
+        super().__init__()
         self.weight = settings.weight
 
-    def __call__(self, critic: nn.Module, batch: Batch) -> Tensor:
+    def forward(self, critic: nn.Module, batch: Batch) -> Tensor:
         phi = cast(Critic, critic).hidden
         a_B, b_B = (coefficients(weights, weights) for weights in pair_weights(batch))
         with torch.no_grad():
@@ -93,17 +92,17 @@ class Constrainer(nn.Module):
         return self.settings.weight * (real_K - fake_K).abs().sum()
 
 
-def make_terms(settings: Sequence[config.Term], conditions: Sequence[str], features: int) -> list[Term]:
-    """The terms of a training.
+def make_terms(settings: Sequence[config.Term], conditions: Sequence[str], features: int) -> nn.ModuleList:
+    """The terms of a training, frozen.
 
     Args:
         conditions: names of the dataset's conditions.
         features: D.
     """
-    return [_make(term, conditions, features) for term in settings]
+    return nn.ModuleList(_make(term, conditions, features) for term in settings).requires_grad_(False)
 
 
-def _make(settings: config.Term, conditions: Sequence[str], features: int) -> Term:
+def _make(settings: config.Term, conditions: Sequence[str], features: int) -> nn.Module:
     match settings:
         case config.MmdTerm():
             return MmdTerm(settings)

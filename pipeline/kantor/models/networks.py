@@ -165,11 +165,13 @@ class Critic(nn.Module):
             layer.draw(uniform_BW)
 
 
-class Joint(nn.Module):
+class Joint(Critic):
     """The critic of an objective that has none: (x (B, D), c (B, C)) -> (B, D + C), the events themselves.
 
     Conditions stand beside the features, so that their joint distribution is what is compared.
     """
 
-    def forward(self, x_BD: Tensor, c_BC: Tensor) -> Tensor:
-        return torch.cat([x_BD, c_BC], dim=-1)
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.layers = nn.Sequential()
+        self._dropouts = []

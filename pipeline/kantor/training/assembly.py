@@ -82,7 +82,7 @@ def assemble(settings: Training, seed: int, manifest_path: Path, device: torch.d
         settings,
         features=x_ND.shape[1],
         critic_features=rows.real.shape[1],
-        conditions=c_NC.shape[1],
+        conditions=manifest.condition_names,
         objective=objective,
         seed=seed,
         device=device,

@@ -11,13 +11,15 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn, optim
 
-from kantor.config import Adam, Training
+from kantor.config import Training, Wgan
 from kantor.errors import TrainingError
 from kantor.losses import Batch, CriticLoss, Objective
+from kantor.losses.adversarial import clip_weights
 from kantor.losses.reduction import joined_mean, world_size
 from kantor.models.features import CriticFeatures
 from kantor.models.networks import Generator
 from kantor.training.feed import Feed
+from kantor.training.schedules import critic_updates, learning_rate, noise_deviation
 from kantor.training.state import State
 
 
@@ -30,7 +32,11 @@ class Maintenance(Protocol):
 class LastUpdate:
     """The losses of the latest critic and generator update, reduced over ranks when they are asked for."""
 
-    def __init__(self, critic: CriticLoss, generator_loss: Tensor) -> None:
+    def __init__(self, critic: CriticLoss | None, generator_loss: Tensor) -> None:
+        if critic is None:
+            # Without a critic, what the generator descends is the distance itself, terms included.
+            none = torch.full_like(generator_loss, math.nan)
+            critic = CriticLoss(none, generator_loss, none, none)
         self._parts = (critic.loss, generator_loss, critic.distance, critic.penalty, critic.gradient_norm)
 
     def joined(self) -> list[float]:
@@ -41,47 +47,73 @@ class LastUpdate:
 def train(
     settings: Training, state: State, objective: Objective, feed: Feed, view: CriticFeatures, maintain: Maintenance
 ) -> None:
-    """Train `state` in place until `settings.steps` generator updates are done.
+    """Train `state` in place until `settings.steps` generator updates are done, or maintenance says it is finished.
 
     Raises:
         TrainingError: a loss or gradient is not finite; nothing has been stepped with it.
     """
     critic, generator = _parallel(state.critic), _parallel(state.generator)
 
-    while state.step < settings.steps:
-        _set_learning_rate(state.critic_optimiser, settings.critic_optimiser, state.step, settings.steps)
-        _set_learning_rate(state.generator_optimiser, settings.generator_optimiser, state.step, settings.steps)
+    while state.step < settings.steps and not state.finished:
+        _set_learning_rate(state.critic_optimiser, learning_rate(settings.critic_optimiser, state.step, settings.steps))
+        _set_learning_rate(
+            state.generator_optimiser, learning_rate(settings.generator_optimiser, state.step, settings.steps)
+        )
 
         # Critic: n updates, each on fresh real and generated events.
-        critic_losses = []
-        for _ in range(settings.n_critic):
+        critic_loss = None
+        for n in range(critic_updates(settings, state.step)):
             with torch.no_grad():
-                batch = _batch(feed, state.update, state.generator, view)
-            critic_losses.append(objective.critic_loss(critic, batch))
-            _descend(critic_losses[-1].loss, state.critic_optimiser, f"critic update {state.update}")
+                batch = _batch(settings, state, feed, view, state.generator)
+            with _precision(settings, feed):
+                critic_loss = objective.critic_loss(critic, batch)
+            what = f"step {state.step}, critic update {n + 1}"
+            _descend(critic_loss.loss, state.critic_optimiser, settings.critic_optimiser.clip_norm, what)
+            if isinstance(settings.objective, Wgan):
+                clip_weights(state.critic, settings.objective.clip)
             state.update += 1
 
         # Generator: one update, through the frozen critic.
         with _frozen(state.critic):
-            batch = _batch(feed, state.update, generator, view)
-            generator_loss = objective.generator_loss(state.critic, batch)
-            _descend(generator_loss, state.generator_optimiser, f"generator update {state.step}")
+            batch = _batch(settings, state, feed, view, generator)
+            with _precision(settings, feed):
+                generator_loss = objective.generator_loss(state.critic, batch)
+                for term in state.terms:
+                    generator_loss = generator_loss + term(state.critic, batch)
+            what = f"step {state.step}, generator update"
+            _descend(generator_loss, state.generator_optimiser, settings.generator_optimiser.clip_norm, what)
             state.update += 1
 
         # The moving average is what generates in the end.
         _average(state.averaged, state.generator, _decay(settings.ema, state.step))
         state.step += 1
 
-        maintain(state, LastUpdate(critic_losses[-1], generator_loss))
+        maintain(state, LastUpdate(critic_loss, generator_loss))
 
 
-def _batch(feed: Feed, update: int, generator: nn.Module, view: CriticFeatures) -> Batch:
-    rows = feed.rows(update)
-    fake_BD = view(generator(feed.noise(update), rows.conditions), rows.conditions)
-    return Batch(rows.real, fake_BD, rows.conditions, rows.weights, feed.eps(update))
+def _batch(settings: Training, state: State, feed: Feed, view: CriticFeatures, generator: nn.Module) -> Batch:
+    """The rows of the state's next update, and what is drawn for them."""
+    rows = feed.rows(state.update)
+    with _precision(settings, feed):
+        fake_BD = view(generator(feed.noise(state.update), rows.conditions), rows.conditions)
+    real_BD = rows.real
+    if settings.instance_noise is not None:
+        deviation = noise_deviation(settings.instance_noise, state.step, settings.steps)
+        real_noise_BD, fake_noise_BD = feed.instance_noise(state.update)
+        real_BD, fake_BD = real_BD + deviation * real_noise_BD, fake_BD + deviation * fake_noise_BD
+    if state.critic.dropped:
+        state.critic.draw(feed.dropout(state.update, state.critic.dropped))
+    return Batch(real_BD, fake_BD, rows.conditions, rows.weights, feed.eps(state.update))
 
 
-def _descend(loss: Tensor, optimiser: optim.Optimizer, what: str) -> None:
+def _precision(settings: Training, feed: Feed) -> contextlib.AbstractContextManager[object]:
+    """Matrix products in bfloat16, if asked for; the losses themselves stay in single precision."""
+    if settings.autocast == "none":
+        return contextlib.nullcontext()
+    return torch.autocast(feed.device.type, torch.bfloat16)
+
+
+def _descend(loss: Tensor, optimiser: optim.Optimizer, clip_norm: float | None, what: str) -> None:
     # The optimiser's list: walking the modules takes longer than the norm.
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     for p in parameters:
@@ -94,6 +126,8 @@ def _descend(loss: Tensor, optimiser: optim.Optimizer, what: str) -> None:
             f"{what}: loss {loss.item():g}, gradient norm {norm.item():g}",
             cure="lower the learning rates, or look at the transforms: a heavy tail wants 'log' or 'quantile_normal'",
         )
+    if clip_norm is not None:
+        nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
     optimiser.step()
 
 
@@ -110,15 +144,14 @@ def _average(averaged: Generator, generator: Generator, decay: float) -> None:
             mean.copy_(value)
 
 
-def _set_learning_rate(optimiser: optim.Optimizer, settings: Adam, step: int, steps: int) -> None:
-    factor = 1.0 if settings.schedule == "constant" else (1 + math.cos(math.pi * step / steps)) / 2
+def _set_learning_rate(optimiser: optim.Optimizer, rate: float) -> None:
     for group in optimiser.param_groups:
-        group["lr"] = settings.learning_rate * factor
+        group["lr"] = rate
 
 
 def _parallel(module: nn.Module) -> nn.Module:
     """Average gradients over ranks. Never `static_graph`: with a gradient penalty it is wrong without a word."""
-    if world_size() == 1:
+    if world_size() == 1 or not any(parameter.requires_grad for parameter in module.parameters()):
         return module
     return nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True)
 

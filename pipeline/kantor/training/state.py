@@ -5,11 +5,12 @@ Batches and noise are functions of the counters (see `feed`), so no state of a r
 
 import contextlib
 import fcntl
+import math
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
-from kantor.config import Adam, Training
+from kantor.config import Adam, AnyOptimiser, Training
 from kantor.errors import InputError
 from kantor.files import explained
-from kantor.losses import Objective
-from kantor.models.networks import Critic, Generator
+from kantor.losses import Objective, make_terms
+from kantor.models.networks import Critic, Generator, Joint
 from kantor.models.randomness import stream
 from kantor.models.tensors import read_tensors, write_tensors
 from kantor.progress import log
@@ -45,12 +46,16 @@ class State:
     generator: Generator
     critic: Critic
     averaged: Generator  # exponential moving average of the generator
+    terms: nn.ModuleList  # of the generator's loss
     generator_optimiser: optim.Optimizer
     critic_optimiser: optim.Optimizer
     step: int = 0  # generator updates done
     update: int = 0  # batches used: the cursor in the data
     seconds: float = 0.0
     attempts: int = 1
+    stale: int = 0  # evaluations since the last improvement beyond its error
+    milestone: tuple[float, float] = (math.inf, 0.0)  # energy distance and its error of that improvement
+    finished: bool = False  # nothing has improved for long enough
     best: Best | None = field(default=None)
 
     @classmethod
@@ -60,7 +65,7 @@ class State:
         *,
         features: int,
         critic_features: int,
-        conditions: int,
+        conditions: Sequence[str],
         objective: Objective,
         seed: int,
         device: torch.device | str = "cpu",
@@ -68,20 +73,38 @@ class State:
         """Networks initialised as the seed says, the same on every rank."""
         with torch.random.fork_rng():
             torch.manual_seed(stream(seed, "initialise", 0).initial_seed())
-            generator = Generator(settings.generator, conditions, features)
-            critic = Critic(
-                settings.critic, conditions, critic_features, objective.outputs, output_bias=objective.output_bias
-            )
+            generator = Generator(settings.generator, len(conditions), features)
+            critic = Joint()
+            if objective.outputs:
+                critic = Critic(
+                    settings.critic,
+                    len(conditions),
+                    critic_features,
+                    objective.outputs,
+                    output_bias=objective.output_bias,
+                )
+            terms = make_terms(settings.terms, conditions, critic_features)
         dtype = getattr(torch, settings.precision)
-        generator.to(device, dtype)
-        critic.to(device, dtype)
+        for module in (generator, critic, terms):
+            module.to(device, dtype)
         return cls(
             generator=generator,
             critic=critic,
-            averaged=deepcopy(generator).requires_grad_(False),
-            generator_optimiser=_adam(generator, settings.generator_optimiser),
-            critic_optimiser=_adam(critic, settings.critic_optimiser),
+            # In evaluation mode: spectral norms are those of the copied vectors, not of how often it has generated.
+            averaged=deepcopy(generator).requires_grad_(False).eval(),
+            terms=terms,
+            generator_optimiser=_optimiser(generator, settings.generator_optimiser),
+            critic_optimiser=_optimiser(critic, settings.critic_optimiser),
         )
+
+    def judge(self, distance: float, error: float, patience: int | None) -> None:
+        """Count an evaluation: it is an improvement if the distance fell by more than the error of the difference."""
+        before, its_error = self.milestone
+        if distance < before - math.hypot(error, its_error):
+            self.milestone, self.stale = (distance, error), 0
+        else:
+            self.stale += 1
+        self.finished = patience is not None and self.stale >= patience
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -98,12 +121,16 @@ class State:
         self.best = None if content["best"] is None else Best(**content["best"])
 
 
-_STATEFUL = ("generator", "critic", "averaged", "generator_optimiser", "critic_optimiser")
-_COUNTERS = ("step", "update", "seconds", "attempts")
+_STATEFUL = ("generator", "critic", "averaged", "terms", "generator_optimiser", "critic_optimiser")
+_COUNTERS = ("step", "update", "seconds", "attempts", "stale", "milestone", "finished")
 
 
-def _adam(module: nn.Module, settings: Adam) -> optim.Adam:
-    return optim.Adam(module.parameters(), lr=settings.learning_rate, betas=settings.betas, fused=True)
+def _optimiser(module: nn.Module, settings: AnyOptimiser) -> optim.Optimizer:
+    # As a group, which may be empty where there is no critic.
+    groups = [{"params": list(module.parameters())}]
+    if isinstance(settings, Adam):
+        return optim.Adam(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
+    return optim.RMSprop(groups, lr=settings.learning_rate, alpha=settings.alpha)
 
 
 class Checkpoints:
@@ -159,6 +186,11 @@ class Checkpoints:
             state.attempts += 1
             return True
         return False
+
+    def latest(self) -> Path | None:
+        """The checkpoint that the next start would resume from."""
+        steps = self._steps()
+        return self._path(steps[-1]) if steps else None
 
     def remove(self) -> None:
         """The model is finished: what is left of its making goes."""

@@ -9,12 +9,13 @@ import torch
 import torch.distributed as dist
 
 from kantor.data.samples import Sample
-from kantor.errors import Interrupted, TrainingError
+from kantor.errors import InputError, Interrupted, TrainingError
 from kantor.files import explained, sha256, whole, write_text
 from kantor.losses.reduction import joined_mean, joined_sum
 from kantor.models.bundle import Bundle
 from kantor.results import Provenance, TrainingRow, TrainingRun
 from kantor.training.assembly import Assembly, assemble
+from kantor.training.constrainers import fit_constrainers
 from kantor.training.feed import Feed
 from kantor.training.job import Job
 from kantor.training.loop import LastUpdate, train
@@ -34,6 +35,12 @@ def work(job: Job, device: torch.device | str = "cpu") -> None:
         Interrupted: the deadline came or a stop was asked for; a checkpoint is saved.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    if job.settings.autocast != "none" and torch.device(device).type != "cuda":
+        raise InputError(
+            f"autocast = {job.settings.autocast} is for GPUs, and this worker runs on a CPU",
+            where=f"training '{job.name}'",
+            cure="set autocast to none, or give the workers GPUs",
+        )
     torch.set_num_threads(job.threads)
     assembly = assemble(job.settings, job.seed, job.manifest, device)
     feed = Feed(
@@ -43,14 +50,24 @@ def work(job: Job, device: torch.device | str = "cpu") -> None:
         seed=job.seed,
         rank=rank,
         world=world,
+        group=job.settings.critic.minibatch_std,
     )
     checkpoints = Checkpoints(job.checkpoints, job.settings.keep_checkpoints)
     with checkpoints.locked() if rank == 0 else nullcontext():
         joined_sum(torch.zeros(()))  # no rank reads a checkpoint before the writer holds the directory
-        checkpoints.resume(assembly.state)
+        if not checkpoints.resume(assembly.state):
+            fit_constrainers(assembly.state.terms, assembly.rows, batch=job.settings.batch, seed=job.seed)
         _same_start(assembly.state)
         keeper = Keeper(job, assembly, checkpoints, writes=rank == 0)
-        train(job.settings, assembly.state, assembly.objective, feed, assembly.view, keeper)
+        try:
+            train(job.settings, assembly.state, assembly.objective, feed, assembly.view, keeper)
+        except TrainingError as error:
+            latest = checkpoints.latest()
+            raise TrainingError(
+                f"{error.what}; the last checkpoint: {latest or 'none yet'}",
+                where=f"training '{job.name}', seed {job.seed}",
+                cure=error.cure,
+            ) from error
         if rank == 0:
             _finish(job, assembly, world)
 
@@ -67,14 +84,17 @@ class Keeper:
 
     def __call__(self, state: State, last: LastUpdate) -> None:
         settings = self._job.settings
-        at_end = state.step == settings.steps
         now = time.monotonic()
         state.seconds += now - self._since
         self._since = now
 
-        evaluate = state.step % settings.evaluate_every == 0 or at_end
+        evaluate = state.step % settings.evaluate_every == 0 or state.step == settings.steps
         if evaluate and self._writes:
             self._evaluate(state)
+        # The rank that evaluates decides for all.
+        if evaluate and settings.patience is not None and joined_sum(torch.tensor(float(state.finished))) > 0:
+            state.finished = True
+        at_end = state.finished or state.step == settings.steps
         if evaluate or state.step % settings.log_every == 0:
             losses = last.joined()
             if self._writes:
@@ -95,6 +115,7 @@ class Keeper:
         if self._job.settings.keep == "best" and (state.best is None or value < state.best.energy_distance):
             weights = {name: tensor.detach().cpu().clone() for name, tensor in state.averaged.state_dict().items()}
             state.best = Best(state.step, value, error, weights)
+        state.judge(value, error, self._job.settings.patience)
 
     def _log(self, state: State, losses: list[float], *, evaluated: bool) -> None:
         critic_loss, generator_loss, distance, penalty, gradient_norm = losses

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from kantor import config
 from kantor.errors import TrainingError
-from kantor.losses import Batch, make_objective, make_terms
-from kantor.losses.adversarial import Wgan
+from kantor.losses import Batch, make_objective, make_terms, moments
+from kantor.losses.adversarial import clip_weights
 from kantor.models.networks import Critic, Joint
 from kantor_kernels import Gaussian, energy_distance, mmd
 
@@ -152,7 +152,7 @@ def test_no_difference_is_a_distance_of_zero() -> None:
 
 def test_clipping_cuts_every_parameter() -> None:
     f = critic(1)
-    Wgan(config.Wgan(kind="wgan", clip=0.02)).after_critic_update(f)
+    clip_weights(f, 0.02)
     for parameter in f.parameters():
         assert parameter.abs().max() <= 0.02
     assert any((parameter.abs() == 0.02).any() for parameter in f.parameters())
@@ -169,6 +169,10 @@ def energy_kernel(x: Tensor, y: Tensor) -> Tensor:
 def rational_kernel(x: Tensor, y: Tensor) -> Tensor:
     d2 = (x[:, None] - y[None]).square().sum(-1)
     return sum((1 + d2 / (2 * a)) ** -a for a in (0.5, 2.0)) / 2  # pyright: ignore[reportReturnType]
+
+
+def laplacian_kernel(x: Tensor, y: Tensor) -> Tensor:
+    return torch.exp(energy_kernel(x, y) / 2)
 
 
 def gaussian_kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -202,6 +206,14 @@ EMBEDDED: dict[str, tuple[config.Objective, Callable[..., Tensor]]] = {
     "cramer": (config.Cramer(kind="cramer", pairs="all", embedding=4, penalty=PENALTY), energy_kernel),
     "energy": (config.EnergyMatching(kind="energy", embedding=4, penalty=PENALTY), energy_kernel),
     "mmd": (config.MmdMatching(kind="mmd", scales=[0.5, 2.0], embedding=4, penalty=PENALTY), rational_kernel),
+    "gaussian": (
+        config.MmdMatching(kind="mmd", kernel="gaussian", scales=[0.5**0.5], embedding=4, penalty=PENALTY),
+        gaussian_kernel,
+    ),
+    "laplacian": (
+        config.MmdMatching(kind="mmd", kernel="laplacian", scales=[2.0], embedding=4, penalty=PENALTY),
+        laplacian_kernel,
+    ),
 }
 
 
@@ -222,6 +234,14 @@ def test_embedded_pairs_are_the_formulas(case: str, conditional: bool, weighted:
     assert ours.distance.item() == pytest.approx(distance.item(), rel=1e-10)
     assert ours.penalty.item() == pytest.approx(penalty.item(), rel=1e-10)
     close(objective.generator_loss(h, b), distance, [b.fake])
+
+
+def test_tiles_of_pairs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    objective = make_objective(EMBEDDED["mmd"][0])
+    h, b = critic(objective.outputs), batch()
+    whole = objective.critic_loss(h, b).loss
+    monkeypatch.setattr(moments, "_PAIRS", 3 * B)
+    close(objective.critic_loss(h, b).loss, whole, list(h.parameters()))
 
 
 CRITIC_FREE: dict[str, tuple[config.Objective, Callable[..., Tensor]]] = {

@@ -37,6 +37,18 @@ def test_ranks_share_the_global_batch(what: str) -> None:
         assert torch.equal(one.rows(update).real, torch.cat([part.rows(update).real for part in parts]))
 
 
+def test_ranks_share_dropout_and_instance_noise() -> None:
+    one, parts = feed(), [feed(rank, 4) for rank in range(4)]
+    assert one.dropout(3, 5).shape == (B, 5)
+    assert torch.equal(one.dropout(3, 5), torch.cat([part.dropout(3, 5) for part in parts]))
+    for sample in (0, 1):
+        together = torch.cat([part.instance_noise(3)[sample] for part in parts])
+        assert torch.equal(one.instance_noise(3)[sample], together)
+    real, fake = one.instance_noise(3)
+    assert real.shape == fake.shape == (B, 1)
+    assert not torch.equal(real, fake)
+
+
 def test_order_of_asking_does_not_matter() -> None:
     backwards = feed()
     late, early = backwards.rows(50).real, backwards.rows(2).real
@@ -54,3 +66,5 @@ def test_a_batch_larger_than_the_split_is_refused() -> None:
 def test_a_batch_that_ranks_cannot_share_is_refused() -> None:
     with pytest.raises(InputError, match="16 cannot be shared evenly: 3 workers"):
         feed(0, 3)
+    with pytest.raises(InputError, match=r"16 .* 2 workers, whole groups of minibatch_std = 16.*\n.*a multiple of 32"):
+        Feed(ROWS, batch=B, latent=3, seed=1, rank=0, world=2, group=16)

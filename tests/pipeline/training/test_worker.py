@@ -1,21 +1,28 @@
 """One rank from data to model: what is written, stopping and resuming to the bit, refusing what is not finite."""
 
 import json
+import math
 import multiprocessing
 import os
+import re
 import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from kantor.config import Training
 from kantor.errors import InputError, Interrupted, TrainingError
+from kantor.losses import Constrainer
 from kantor.models.bundle import Bundle
 from kantor.results import TrainingRun
+from kantor.training.assembly import assemble
+from kantor.training.feed import Feed
 from kantor.training.job import Job
+from kantor.training.loop import train
 from kantor.training.state import Checkpoints
 from kantor.training.worker import read_rows, work
 
@@ -51,11 +58,29 @@ def test_the_generator_of_the_last_step_may_be_kept(job: Job) -> None:
     assert same_weights(job.out / "often", job.out / "once")
 
 
-@pytest.mark.parametrize(
-    "objective", [{"kind": "wgan_gp"}, {"kind": "cramer", "embedding": 8}], ids=["wgan_gp", "cramer"]
-)
-def test_interrupted_and_uninterrupted_end_with_the_same_bits(job: Job, objective: dict[str, object]) -> None:
-    settings = Training.model_validate(job.settings.model_dump() | {"objective": objective})
+VARIANTS: dict[str, dict[str, Any]] = {
+    "wgan_gp": {},
+    "cramer": {"objective": {"kind": "cramer", "embedding": 8}},
+    "all pairs": {"objective": {"kind": "cramer", "pairs": "all", "embedding": 8}},
+    "energy": {"objective": {"kind": "energy"}, "n_critic": 0},
+    "sn_gan": {
+        "objective": {"kind": "sn_gan"},
+        "critic": {"width": 16, "depth": 2, "spectral_norm": True},
+        "generator": {"latent": 4, "width": 16, "depth": 2, "spectral_norm": True},
+    },
+    "wgan": {"objective": {"kind": "wgan"}, "critic_optimiser": {"kind": "rmsprop"}, "head_start": {"steps": 15}},
+    "what is drawn and scheduled": {
+        "critic": {"width": 16, "depth": 2, "dropout": 0.2},
+        "instance_noise": {"deviation": 0.2, "steps": 30},
+        "terms": [{"kind": "constrainer", "steps": 20}, {"kind": "mmd"}],
+        "generator_optimiser": {"schedule": "cosine", "warm_up": 15, "clip_norm": 1.0},
+    },
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_interrupted_and_uninterrupted_end_with_the_same_bits(job: Job, variant: str) -> None:
+    settings = Training.model_validate(job.settings.model_dump() | VARIANTS[variant])
     straight = replace(job, settings=settings, out=job.out / "straight")
     work(straight)
 
@@ -141,8 +166,124 @@ def test_not_finite_stops_before_the_step(job: Job) -> None:
     settings = job.settings.model_copy(
         update={"critic_optimiser": job.settings.critic_optimiser.model_copy(update={"learning_rate": 1e30})}
     )
-    with pytest.raises(TrainingError, match=r"critic update \d+: loss .* gradient norm"):
+    with pytest.raises(TrainingError, match=r"step 0, critic update 2: loss .* gradient norm .*checkpoint: none yet"):
         work(replace(job, settings=settings))
+
+
+def test_a_diverging_run_names_step_phase_and_its_last_checkpoint(job: Job) -> None:
+    rising = {"learning_rate": 1e30, "warm_up": 39}
+    settings = Training.model_validate(job.settings.model_dump() | {"generator_optimiser": {"learning_rate": 1e-9}})
+    work_until(replace(job, settings=settings), 10)
+    good = replace(job, settings=settings).checkpoints / "step-000000010.pt"
+
+    diverging = replace(job, settings=Training.model_validate(job.settings.model_dump() | {"critic_optimiser": rising}))
+    diverging.checkpoints.mkdir(parents=True)
+    (diverging.checkpoints / good.name).write_bytes(good.read_bytes())
+    with pytest.raises(TrainingError) as error:
+        work(diverging)
+    assert re.search(r"training 'small', seed 1: step 10, critic update \d: loss", str(error.value))
+    assert str(diverging.checkpoints / good.name) in str(error.value)
+    assert "lower the learning rates" in str(error.value)
+
+
+def test_the_weights_of_a_clipped_critic_stay_within_their_bounds(job: Job) -> None:
+    settings = Training.model_validate(job.settings.model_dump() | {"objective": {"kind": "wgan", "clip": 0.03}})
+    clipped = replace(job, settings=settings)
+    work_until(clipped, 10)
+    weights = torch.load(clipped.checkpoints / "step-000000010.pt", weights_only=True)["critic"]
+    assert max(weight.abs().max().item() for weight in weights.values()) == pytest.approx(0.03)
+
+
+def test_a_training_without_a_critic_has_none(job: Job) -> None:
+    work(replace(job, settings=Training.model_validate(job.settings.model_dump() | VARIANTS["energy"])))
+    assert TrainingRun.read(job.out / "run.json").parameters["critic"] == 0
+    rows = read_rows(job.out / "metrics.jsonl")
+    assert all(math.isnan(row.penalty) and math.isnan(row.critic_loss) for row in rows)
+    assert rows[-1].distance == rows[-1].generator_loss
+    assert rows[-1].distance < rows[0].distance
+
+
+def test_constrainers_learn_before_the_training_and_stay_frozen(job: Job) -> None:
+    term = {"kind": "constrainer", "steps": 300, "learning_rate": 0.01, "network": {"width": 16, "depth": 2}}
+    settings = Training.model_validate(job.settings.model_dump() | {"terms": [term]})
+    constrained = replace(job, settings=settings)
+    learned = []
+    for step in (10, 20):
+        work_until(constrained, step)
+        learned.append(torch.load(constrained.checkpoints / f"step-{step:09d}.pt", weights_only=True)["terms"])
+    assert all(torch.equal(value, learned[1][name]) for name, value in learned[0].items())
+
+    assembly = assemble(settings, 1, job.manifest)
+    assembly.state.terms.load_state_dict(learned[0])
+    (constrainer,) = assembly.state.terms
+    assert isinstance(constrainer, Constrainer)
+    rows = assembly.rows
+    # The conditions are standardised: knowing nothing means an error of one.
+    assert constrainer.errors(rows.real, rows.conditions).mean() < 0.3
+
+
+# ---------------------------------------------------------------------------------------------------------- early stop
+
+
+def test_patience_counts_evaluations_without_an_improvement_beyond_its_error(job: Job) -> None:
+    state = assemble(job.settings, 1, job.manifest).state
+    judged = []
+    for distance in (1.0, 0.95, 0.8, 0.75, 0.9, 0.72):
+        state.judge(distance, 0.07, 3)  # an improvement has to exceed 0.1
+        judged.append((state.stale, state.finished))
+    assert judged == [(0, False), (1, False), (0, False), (1, False), (2, False), (3, True)]
+
+
+def test_a_training_that_does_not_improve_stops_early(job: Job) -> None:
+    idle = {"evaluate_every": 5, "patience": 2, "generator_optimiser": {"learning_rate": 1e-12}}
+    early = replace(job, settings=Training.model_validate(job.settings.model_dump() | idle))
+    work(early)
+    rows = read_rows(early.out / "metrics.jsonl")
+    assert [row.step for row in rows if row.energy_distance is not None] == [5, 10, 15]
+    assert TrainingRun.read(early.out / "run.json").steps == 15
+    assert Bundle.load(early.out / "model.pt").name == "small"
+
+
+def test_a_run_that_stopped_early_stays_stopped(job: Job) -> None:
+    idle = {"evaluate_every": 5, "patience": 2, "generator_optimiser": {"learning_rate": 1e-12}}
+    early = replace(job, settings=Training.model_validate(job.settings.model_dump() | idle))
+    work(early)
+    (early.out / "run.json").unlink()
+    work(early)  # as after a kill before the model was written: the last checkpoint is still there
+    run = TrainingRun.read(early.out / "run.json")
+    assert (run.steps, run.attempts) == (15, 2)
+
+
+def test_bfloat16_on_a_cpu_is_refused(job: Job) -> None:
+    settings = Training.model_validate(job.settings.model_dump() | {"autocast": "bfloat16"})
+    with pytest.raises(InputError, match="autocast = bfloat16 is for GPUs"):
+        work(replace(job, settings=settings))
+
+
+@pytest.mark.parametrize("objective", [{"kind": "wgan_gp"}, {"kind": "cramer", "pairs": "all"}, {"kind": "ns_gan"}])
+def test_the_loop_itself_runs_in_bfloat16(job: Job, objective: dict[str, Any]) -> None:
+    """The same losses to the precision of bfloat16, parameters and their gradients in single precision."""
+
+    def losses(autocast: str) -> list[float]:
+        changes = {"objective": objective, "autocast": autocast, "steps": 2}
+        settings = Training.model_validate(job.settings.model_dump() | changes)
+        assembly = assemble(settings, 1, job.manifest)
+        feed = Feed(assembly.rows, batch=settings.batch, latent=settings.generator.latent, seed=1)
+        found: list[float] = []
+        train(
+            settings,
+            assembly.state,
+            assembly.objective,
+            feed,
+            assembly.view,
+            lambda _, last: found.extend(last.joined()),
+        )
+        assert {p.dtype for p in assembly.state.critic.parameters()} == {torch.float32}
+        return [value for value in found if math.isfinite(value)]
+
+    single, half = losses("none"), losses("bfloat16")
+    assert half == pytest.approx(single, rel=0.05, abs=0.05)
+    assert half != single
 
 
 def test_the_key_names_everything_a_checkpoint_depends_on(job: Job) -> None:
