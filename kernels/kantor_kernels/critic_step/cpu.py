@@ -18,6 +18,8 @@ from kantor_kernels.critic_step.problem import CriticStep, Loss, Perceptron, Row
 from kantor_kernels.critic_step.tiled import Work, by_blocks
 
 _KINDS = {"wasserstein": 0, "energy": 1, "surrogate": 2}
+# Rows that are summed by themselves first: a long sum in float32 loses digits.
+_SUMMED = 32
 # Not "nnan" or "ninf": a NaN must come out as a NaN.
 _FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 
@@ -145,11 +147,15 @@ def _slope_and_sum(r: Any, h: Any, slope: float, total: Any, rows: int) -> None:
     """`_slope` in place, and the sum over the first rows."""
     below = h.dtype.type(slope)
     total[:] = 0
-    for i in range(rows):
-        for j in range(h.shape[1]):
-            value = r[i, j] if h[i, j] > 0 else r[i, j] * below
-            r[i, j] = value
-            total[j] += value
+    part = np.empty_like(total)
+    for first in range(0, rows, _SUMMED):
+        part[:] = 0
+        for i in range(first, min(first + _SUMMED, rows)):
+            for j in range(h.shape[1]):
+                value = r[i, j] if h[i, j] > 0 else r[i, j] * below
+                r[i, j] = value
+                part[j] += value
+        total += part
     for i in range(rows, h.shape[0]):
         for j in range(h.shape[1]):
             r[i, j] = r[i, j] if h[i, j] > 0 else r[i, j] * below

@@ -17,7 +17,7 @@ from torch import Tensor
 from kantor_kernels.critic_step.problem import CriticStep, Loss, Perceptron, Rows
 
 # Rows of the batch in a block on the CPU, even.
-BLOCK = 128
+BLOCK = 512
 # Sets of buffers that a thread keeps.
 KEPT = 4
 

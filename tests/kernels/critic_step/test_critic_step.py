@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from kantor_kernels import CriticStep, mlp_critic_step
-from kantor_kernels.testing import assert_close
+from kantor_kernels import CriticStep, Perceptron, mlp_critic_step
+from kantor_kernels.critic_step import tiled
+from kantor_kernels.testing import assert_close, poisoned_memory
 
 B, D, C = 16, 5, 3
 LOSSES = {"wasserstein": 1, "energy": 7, "surrogate": 7}
@@ -49,7 +53,7 @@ def test_it_equals_double_backward(activation: str, loss: str, backend: str) -> 
     critic = perceptron(activation, LOSSES[loss], bias=loss == "surrogate")
     real, fake, conditions = rows()
     points = B // 2 if loss == "energy" else B
-    options = {
+    options: dict[str, Any] = {
         "conditions": conditions,
         "loss": loss,
         "weight": 7.0,
@@ -68,3 +72,159 @@ def test_it_equals_double_backward(activation: str, loss: str, backend: str) -> 
         assert ours.keys() == exact.keys()
         for name, value in ours.items():
             assert_close(name, value, exact[name], rtol=1e-12, atol=1e-12 * max(1.0, float(exact[name].abs().max())))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("activation", ["leaky_relu", "tanh"])
+def test_blocks_add_up(activation: str, loss: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the last block is shorter, and in memory that holds NaN at first."""
+    critic = perceptron(activation, LOSSES[loss])
+    real, fake, conditions = rows(b=22)
+    eps = torch.linspace(0, 1, 11 if loss == "energy" else 22, dtype=torch.float64)
+    options: dict[str, Any] = {"conditions": conditions, "loss": loss, "eps": eps}
+    exact = flat(mlp_critic_step(critic, real, fake, backend="reference", **options))
+    monkeypatch.setattr(tiled, "BLOCK", 8)
+    tiled._local.__dict__.clear()
+    with poisoned_memory():
+        for _ in range(2):
+            for name, value in flat(mlp_critic_step(critic, real, fake, backend=backend, **options)).items():
+                assert_close(name, value, exact[name], rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("activation", ["leaky_relu", "silu"])
+def test_single_precision_is_as_good_as_autograd(activation: str, loss: str, backend: str) -> None:
+    critic = perceptron(activation, LOSSES[loss])
+    real, fake, conditions = rows(b=600)
+    eps = torch.linspace(0, 1, 300 if loss == "energy" else 600, dtype=torch.float64)
+
+    def step(dtype: torch.dtype, backend: str) -> dict[str, Tensor]:
+        x, y, c, e = (values.to(dtype) for values in (real, fake, conditions, eps))
+        return flat(
+            mlp_critic_step(copy.deepcopy(critic).to(dtype), x, y, conditions=c, loss=loss, eps=e, backend=backend)
+        )
+
+    exact, plain, ours = (
+        step(torch.float64, "reference"), step(torch.float32, "reference"), step(torch.float32, backend)
+    )  # fmt: skip
+    for name, value in ours.items():
+        scale = float(exact[name].abs().max())
+        assert_close(name, value, exact[name], baseline=plain[name], factor=3, atol=2e-6 * scale + 1e-7)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu", "torch"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_vanishing_gradient_and_coincident_embeddings_are_no_nan(loss: str, backend: str) -> None:
+    critic = perceptron("leaky_relu", LOSSES[loss])
+    for parameter in critic.parameters():
+        nn.init.zeros_(parameter)
+    real, fake, conditions = rows()
+    step = mlp_critic_step(critic, real, fake, conditions=conditions, loss=loss, backend=backend)
+    assert step.penalty.item() == pytest.approx(1.0)
+    assert all(gradient.isfinite().all() for gradient in step.gradients)
+    assert (step.norms == 0).all()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+@pytest.mark.parametrize("depth", [0, 1])
+def test_shallow_critics(depth: int, backend: str) -> None:
+    critic = perceptron("leaky_relu", 1, depth=depth)
+    real, fake, conditions = rows()
+    options: dict[str, Any] = {
+        "conditions": conditions,
+        "eps": torch.rand(B, generator=torch.Generator().manual_seed(1)).double(),
+    }
+    ours, exact = (
+        flat(mlp_critic_step(critic, real, fake, backend=each, **options)) for each in (backend, "reference")
+    )
+    for name, value in ours.items():
+        assert_close(name, value, exact[name], rtol=1e-12, atol=1e-13)
+
+
+def test_results_are_the_caller_s() -> None:
+    """A later step overwrites buffers, never what an earlier one returned."""
+    critic = perceptron("leaky_relu", 1)
+    real, fake, conditions = rows()
+    first = mlp_critic_step(critic, real, fake, conditions=conditions, generator=torch.Generator().manual_seed(1))
+    before = {name: value.clone() for name, value in flat(first).items()}
+    mlp_critic_step(critic, fake, real, conditions=conditions)
+    for name, value in flat(first).items():
+        assert torch.equal(value, before[name]), name
+    assert not any(value.requires_grad for value in before.values())
+
+
+def test_eps_is_drawn_by_the_generator() -> None:
+    critic, (real, fake, conditions) = perceptron("silu", 1), rows()
+    eps = torch.rand(B, generator=torch.Generator().manual_seed(4)).double()
+    drawn = mlp_critic_step(critic, real, fake, conditions=conditions, generator=torch.Generator().manual_seed(4))
+    given = mlp_critic_step(critic, real, fake, conditions=conditions, eps=eps[:, None])
+    assert drawn.penalty.item() == given.penalty.item()
+
+
+def test_threads_have_buffers_of_their_own() -> None:
+    critic = perceptron("leaky_relu", 1)
+    batches = [rows(seed) for seed in range(8)]
+
+    def step(batch: tuple[Tensor, Tensor, Tensor]) -> float:
+        real, fake, conditions = batch
+        eps = torch.full((B,), 0.3, dtype=torch.float64)
+        return mlp_critic_step(critic, real, fake, conditions=conditions, eps=eps).loss.item()
+
+    alone = [step(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(step, batches * 8)) == alone * 8
+
+
+def test_what_a_perceptron_is() -> None:
+    found = Perceptron.of(perceptron("leaky_relu", 3))
+    assert found is not None
+    assert (found.activation, found.slope, found.inputs, found.outputs) == ("leaky_relu", 0.2, D + C, 3)
+    assert Perceptron.of(nn.Sequential(nn.Linear(2, 1))) is not None
+    linear = [nn.Linear(4, 4) for _ in range(3)]
+    for layers in (
+        [linear[0], nn.LeakyReLU(), linear[1], nn.ReLU(), linear[2]],
+        [linear[0], nn.LayerNorm(4), linear[1]],
+        [linear[0], nn.Softplus(beta=2), linear[1]],
+        [linear[0], nn.LeakyReLU(-0.1), linear[1]],
+        [linear[0], nn.ReLU()],
+        [linear[0], nn.ReLU(), nn.Linear(4, 1).double()],
+        [nn.Linear(4, 1).half()],
+        [nn.utils.parametrizations.spectral_norm(nn.Linear(4, 1))],
+    ):
+        assert Perceptron.of(nn.Sequential(*layers)) is None, layers
+    assert Perceptron.of(linear[0]) is None
+
+
+def test_bad_input_is_refused() -> None:
+    critic, (real, fake, conditions) = perceptron("tanh", 1), rows()
+    options: dict[str, Any] = {"conditions": conditions}
+    w = next(critic.parameters()).detach()
+    for message, call in {
+        "no nn.Sequential": lambda: mlp_critic_step(nn.Linear(5, 1), real, fake),
+        "real and fake must be": lambda: mlp_critic_step(critic, real, fake[:3], **options),
+        "not empty": lambda: mlp_critic_step(critic, real[:0], fake[:0]),
+        "takes 8 inputs": lambda: mlp_critic_step(critic, real, fake),
+        "conditions must be": lambda: mlp_critic_step(critic, real, fake, conditions=conditions[:2]),
+        "unknown loss": lambda: mlp_critic_step(critic, real, fake, loss="hinge", **options),
+        "come in pairs": lambda: mlp_critic_step(critic, real[:3], fake[:3], loss="energy"),
+        "pass `coefficients` alone": lambda: mlp_critic_step(
+            critic, real, fake, loss="energy", fake_coefficients=torch.ones(8), **options
+        ),
+        "one output": lambda: mlp_critic_step(perceptron("tanh", 2), real, fake, **options),
+        "eps must be": lambda: mlp_critic_step(critic, real, fake, eps=torch.rand(3), **options),
+        "penalty_coefficients must be": lambda: mlp_critic_step(
+            critic, real, fake, penalty_coefficients=torch.ones(3), **options
+        ),
+        "real is torch.float32": lambda: mlp_critic_step(critic, real.float(), fake, **options),
+        "unknown backend": lambda: mlp_critic_step(critic, real, fake, backend="fortran", **options),
+        "unknown activation": lambda: Perceptron((w,), (None,), "gelu"),
+        "slope must be": lambda: Perceptron((w,), (None,), "tanh", 0.1),
+        "is followed by": lambda: Perceptron((w, w), (None, None), "tanh"),
+        "has a bias": lambda: Perceptron((w,), (w[0],), "tanh"),
+        "1 weights and 2 biases": lambda: Perceptron((w,), (None, None), "tanh"),
+        "differ in dtype": lambda: Perceptron((w,), (w[:, 0].float(),), "tanh"),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            call()
