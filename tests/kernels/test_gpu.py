@@ -32,8 +32,8 @@ def samples(n: int, m: int, d: int, case: str = "plain") -> tuple[Tensor, Tensor
 @pytest.mark.parametrize("d", [2, 8, 16, 20, 64, 100, 256])
 @pytest.mark.parametrize("name", list(KERNELS))
 def test_potentials_and_gradients(name: str, d: int, case: str) -> None:
-    x, y = samples(1031, 2053, d, case)
-    weight = torch.randn(2053, generator=torch.Generator().manual_seed(6)).cuda()
+    x, y = samples(517, 1031, d, case)
+    weight = torch.randn(1031, generator=torch.Generator().manual_seed(6)).cuda()
     values, slopes = [], []
     for how, dtype in (("reference", torch.float64), ("reference", torch.float32), ("triton", torch.float32)):
         point = x.to(dtype, copy=True).requires_grad_()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from kantor_kernels import backends
 from kantor_kernels.backends import Explanation
 from kantor_kernels.pairwise import autograd, reference, tiled
+from kantor_kernels.pairwise.kept import on_device
 from kantor_kernels.pairwise.kernels import Energy, Gaussian, Kernel, median_distance
 
 # Of the matrix products in `triton_products.py`, which cannot be imported where Triton is missing.
@@ -497,7 +497,8 @@ def _at_once(sample_x: _Sample, sample_y: _Sample, term: _Term, estimator: str, 
         n, m = term.x.shape[1], term.y.shape[1]
         self_x, self_y = (rows * (rows - 1) if estimator == "u" else rows**2 for rows in (n, m))
         squares_x, squares_y = n, m
-        factor_B3 = _numbers((1 / self_x, 1 / (n * m), 1 / self_y), term.x.device).expand(len(term.x), 3)
+        factors = (1 / self_x, 1 / (n * m), 1 / self_y)
+        factor_B3 = on_device(factors, torch.float64, term.x.device).expand(len(term.x), 3)
     else:
         self_x, self_y = sample_x.self_total(estimator), sample_y.self_total(estimator)
         squares_x, squares_y = sample_x.squares, sample_y.squares
@@ -517,21 +518,6 @@ def _at_once(sample_x: _Sample, sample_y: _Sample, term: _Term, estimator: str, 
         share_B = squares_x / self_x
         value_B = value_B + term.diagonal * (share_B + squares_y / self_y if want_yy else share_B)
     return value_B
-
-
-def _numbers(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """The numbers as a float64 tensor, without waiting for the device and without a copy to it where that can be."""
-    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-    if torch.compiler.is_compiling() or capturing:
-        # What a graph holds must not be kept beyond it.
-        return torch.stack([torch.full((), value, dtype=torch.float64, device=device) for value in values])
-    return _kept_numbers(values, device)
-
-
-@lru_cache(maxsize=256)
-def _kept_numbers(values: tuple[float, ...], device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=torch.float64, device=device)
 
 
 def _reference_mmd(sample_x: _Sample, sample_y: _Sample, kernel: Kernel, estimator: str, yy: Tensor | None) -> Tensor:

@@ -41,7 +41,7 @@ from kantor_kernels.pairwise.triton_sums import Sums, gather, share
 
 __all__ = ["grad", "hvp", "mmd", "peak_bytes", "potential", "self_value"]
 
-ROWS, FEW_ROWS, WARPS, UNROLL = 512, 64, 4, 4
+ROWS, FEW_ROWS, WARPS, UNROLL = 512, 128, 4, 4
 COLUMNS = 4096
 
 

@@ -65,9 +65,9 @@ def extent_kernel(
 ):
     """extent (S, B, 3, D) in float64, B = n_blocks + m_blocks blocks of rows: sums, minima and maxima of each feature
     of x (S, n, D) and then y (S, m, D); largest (S, B): of |a| (S, n) and |b| (S, m), 1 without weights."""
-    sample = tl.program_id(1).to(tl.int64)
-    block = tl.program_id(0)
     blocks = n_blocks + m_blocks
+    sample = (tl.program_id(0) // blocks).to(tl.int64)
+    block = tl.program_id(0) % blocks
     place = sample * blocks + block
     points = x_ptr + sample * n * D
     weights = a_ptr + sample * n
@@ -85,7 +85,7 @@ def extent_kernel(
     first = block * per_block
     last = tl.minimum(first + per_block, rows)
     offs_r = tl.arange(0, ROWS)
-    offs_w = tl.program_id(2) * WIDTH + tl.arange(0, WIDTH)
+    offs_w = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     total = tl.zeros((WIDTH,), tl.float64)
     least = tl.full((WIDTH,), float("inf"), tl.float32)
     most = tl.full((WIDTH,), float("-inf"), tl.float32)
@@ -138,11 +138,12 @@ def halves_kernel(
     The centre is the middle between the two means, the unit the power of two that takes the largest centred coordinate
     to 2^POINT_EXPONENT. Rows and features are zero-padded; the squares are those of the points that the products see.
     """
-    sample = tl.program_id(1).to(tl.int64)
     padded = n_padded + m_padded
-    offs_r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    sample = (tl.program_id(0) // (padded // ROWS)).to(tl.int64)
+    first = (tl.program_id(0) % (padded // ROWS)) * ROWS
+    offs_r = first + tl.arange(0, ROWS)
     out = sample * padded + offs_r
-    of_y = tl.program_id(0) * ROWS >= n_padded
+    of_y = first >= n_padded
     points = x_ptr + sample * n * D
     rows = n
     if of_y:
@@ -190,7 +191,7 @@ def halves_kernel(
         tl.store(high_ptr + half, high)
         tl.store(low_ptr + half, low)
     tl.store(square_ptr + out, squares)
-    if tl.program_id(0) == 0:
+    if first == 0:
         largest = largest_ptr + sample * (n_blocks + m_blocks) + offs_b
         weight_x = tl.max(tl.load(largest, mask=offs_b < n_blocks, other=0.0), axis=0)
         weight_y = tl.max(tl.load(largest + n_blocks, mask=offs_b < m_blocks, other=0.0), axis=0)
@@ -216,13 +217,13 @@ def floor_kernel(
 ):
     """floor (S, SAMPLE / ROWS): half the least squared distance of those pairs of a sample that are not near; infinity
     without any. The sample is SAMPLE rows of x and y together, at equal steps."""
-    sample = tl.program_id(1).to(tl.int64)
+    sample = (tl.program_id(0) // (SAMPLE // ROWS)).to(tl.int64)
     padded = sample * (n_padded + m_padded)
     offs_r = tl.arange(0, ROWS)
     offs_w = tl.arange(0, WIDTH)
     total = n.to(tl.int64) + m
     unit = tl.load(unit_ptr + sample * 2)
-    row = (tl.program_id(0) * ROWS + offs_r) * total // SAMPLE
+    row = ((tl.program_id(0) % (SAMPLE // ROWS)) * ROWS + offs_r) * total // SAMPLE
     row = padded + tl.where(row < n, row, row - n + n_padded)
     x2 = tl.load(square_ptr + row)
     least = tl.full((ROWS,), float("inf"), tl.float32)
@@ -237,7 +238,7 @@ def floor_kernel(
         scale = x2[:, None] + tl.load(square_ptr + column)[None, :]
         t = scale - 2.0 * unit * unit * dot
         least = tl.minimum(least, tl.min(tl.where(t > 4.0 * NEAR * scale, t, float("inf")), axis=1))
-    tl.store(floor_ptr + sample * (SAMPLE // ROWS) + tl.program_id(0), tl.min(least[:, None]) / 2.0)
+    tl.store(floor_ptr + tl.program_id(0), tl.min(least[:, None]) / 2.0)
 
 
 @triton.jit(do_not_specialize=["n", "m", "padded", "from_row", "from_column", "batch", "part_columns"])
@@ -467,7 +468,7 @@ class Halves:
         unit = x_BND.new_empty((batch, 2))
         floor = x_BND.new_empty((batch, SAMPLE // SAMPLE_ROWS))
         x_BND, y_BMD = x_BND.contiguous(), y_BMD.contiguous()
-        extent_kernel[(n_blocks + m_blocks, batch, chunks)](
+        extent_kernel[((n_blocks + m_blocks) * batch, chunks)](
             x_BND,
             y_BMD,
             x_BND if a_BN is None else a_BN.contiguous(),
@@ -485,7 +486,7 @@ class Halves:
             ROWS=BLOCK_ROWS,
             enable_fp_fusion=True,
         )
-        halves_kernel[(self.padded // BLOCK_ROWS, batch)](
+        halves_kernel[(self.padded // BLOCK_ROWS * batch,)](
             x_BND,
             y_BMD,
             extent,
@@ -508,7 +509,7 @@ class Halves:
             ROWS=BLOCK_ROWS,
             enable_fp_fusion=True,
         )
-        floor_kernel[(SAMPLE // SAMPLE_ROWS, batch)](
+        floor_kernel[(SAMPLE // SAMPLE_ROWS * batch,)](
             high,
             square,
             unit,

@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kantor_kernels.pairwise.kept import on_device
+
 # Programs that run on a processor at one time, roughly; columns below which a program is not worth its start.
 RESIDENT, LEAST_COLUMNS = 4, 32
 
@@ -133,19 +135,10 @@ def scales(family: str, constants: Sequence[float], like: Tensor) -> Tensor:
     """The constants as `profile` wants them; kept, since a copy to the device would stop the host and a graph."""
     if family == "energy" and constants[0] == 1.0:
         return like
-    if like.is_cuda and torch.cuda.is_current_stream_capturing():
-        # What a graph allocates must not be kept beyond it.
-        return torch.stack([like.new_full((), value) for value in _scale_values(family, tuple(constants))])
-    return _scales(family, tuple(constants), like.dtype, like.device)
+    return on_device(tuple(_scale_values(family, constants)), like.dtype, like.device)
 
 
-@lru_cache(maxsize=256)
-def _scales(family: str, constants: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.tensor(_scale_values(family, constants), dtype=dtype, device=device)
-
-
-def _scale_values(family: str, constants: tuple[float, ...]) -> list[float]:
+def _scale_values(family: str, constants: Sequence[float]) -> list[float]:
     if family == "energy":
         return [constants[0] / 2]
     if family == "gaussian":

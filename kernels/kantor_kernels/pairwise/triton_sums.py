@@ -132,8 +132,9 @@ def share_kernel(
     With sums u, g over the pairs within the sample and across, each in parts (P, S, n), and weights w (S, n):
     sum_i w_i (OWN_TIMES f_own u_own - CROSS_TIMES f_1 u_cross) and 2 w_i (f_own g_own - f_1 g_cross); no parts, no sum.
     """
-    sample = tl.program_id(1).to(tl.int64)
-    offs_r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    blocks = tl.cdiv(n, ROWS)
+    sample = (tl.program_id(0) // blocks).to(tl.int64)
+    offs_r = (tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)
     mask_r = offs_r < n
     row = sample * n + offs_r
     rows = n.to(tl.int64) * batch
@@ -152,7 +153,7 @@ def share_kernel(
         w = tl.load(weight_ptr + row, mask=mask_r, other=0.0).to(tl.float64)
         share *= w
         slope *= w[:, None]
-    tl.store(share_ptr + sample * tl.num_programs(0) + tl.program_id(0), tl.sum(share, axis=0))
+    tl.store(share_ptr + tl.program_id(0), tl.sum(share, axis=0))
     if GRAD:
         offs_w = tl.arange(0, WIDTH)
         mask = mask_r[:, None] & (offs_w[None, :] < D)
@@ -208,7 +209,7 @@ def share(
     grad_BND = torch.empty_like(points_BND) if want_grad else points_BND.new_empty(0)
     there = own or cross
     assert there is not None
-    share_kernel[(cdiv(n, rows), batch)](
+    share_kernel[(cdiv(n, rows) * batch,)](
         *(own or there).pointers(),
         *(cross or there).pointers(),
         share_BK if weight_BN is None else weight_BN.contiguous(),
