@@ -19,7 +19,7 @@ from kantor.training.assembly import check_columns
 from kantor.training.feed import check_batch
 from kantor.training.job import Job
 from kantor.training.state import Checkpoints
-from kantor.training.worker import read_rows, work
+from kantor.training.worker import check_autocast, read_rows, work
 
 # A worker that dies is started again this often; it resumes from the latest checkpoint.
 _RESTARTS = 3
@@ -41,7 +41,8 @@ def launch(job: Job) -> None:
     job = replace(job, manifest=job.manifest.absolute(), out=job.out.absolute())
     manifest = Manifest.read(job.manifest)
     check_columns(job.settings, manifest)
-    check_batch(job.settings.batch, manifest.split.train, job.workers)
+    check_batch(job.settings.batch, manifest.split.train, job.workers, job.settings.critic.minibatch_std)
+    check_autocast(job, gpus=job.gpus)
     with explained(job.checkpoints):
         job.checkpoints.mkdir(parents=True, exist_ok=True)
     for left_over in (job.stop_request, job.failure):

@@ -35,12 +35,7 @@ def work(job: Job, device: torch.device | str = "cpu") -> None:
         Interrupted: the deadline came or a stop was asked for; a checkpoint is saved.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    if job.settings.autocast != "none" and torch.device(device).type != "cuda":
-        raise InputError(
-            f"autocast = {job.settings.autocast} is for GPUs, and this worker runs on a CPU",
-            where=f"training '{job.name}'",
-            cure="set autocast to none, or give the workers GPUs",
-        )
+    check_autocast(job, gpus=torch.device(device).type == "cuda")
     torch.set_num_threads(job.threads)
     assembly = assemble(job.settings, job.seed, job.manifest, device)
     feed = Feed(
@@ -70,6 +65,16 @@ def work(job: Job, device: torch.device | str = "cpu") -> None:
             ) from error
         if rank == 0:
             _finish(job, assembly, world)
+
+
+def check_autocast(job: Job, *, gpus: bool) -> None:
+    """Raise `InputError` where bfloat16 is asked for without GPUs, on which alone it is worth its rounding."""
+    if job.settings.autocast != "none" and not gpus:
+        raise InputError(
+            f"autocast = {job.settings.autocast} is for GPUs, and the workers run on CPUs",
+            where=f"training '{job.name}'",
+            cure="set autocast to none, or give the workers GPUs",
+        )
 
 
 class Keeper:
