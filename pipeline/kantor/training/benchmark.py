@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from kantor.config import Training
-from kantor.losses import make_objective
+from kantor.losses import Objective, make_objective
 from kantor.models.features import CriticFeatures
 from kantor.models.transforms import Transforms
 from kantor.training.feed import Feed, Rows
@@ -35,6 +35,7 @@ class StepCase(Case):
     latent: int = 64
 
     op = OPERATION
+    updates = N_CRITIC + 1
     mode = "5 critic updates, 1 generator update"
 
     @property
@@ -47,7 +48,7 @@ class StepCase(Case):
 
     def contenders(self, device: torch.device) -> list[Contender]:
         """Kantor's loop, and the step as most public code has it; both with PyTorch's fused Adam."""
-        ours, state = self._ours(device, "float32")
+        ours = self.training(device, "float32")
         rows = self._rows(device, torch.float32).real
 
         def draw() -> tuple[Tensor, Tensor, Tensor]:
@@ -55,17 +56,17 @@ class StepCase(Case):
             noise = torch.randn(self.size, self.latent, device=device)
             return rows[index], noise, torch.rand(self.size, 1, device=device)
 
-        theirs = _Eager(state)
+        theirs = _Eager(ours.state)
         return [
-            Contender("kantor", True, ours),
+            Contender("kantor", True, ours.step),
             Contender("double backward", False, lambda: theirs.step(draw)),
         ]
 
     def check(self, contender: Contender, device: torch.device) -> None:
         """In float64, from the same start on the same batches, both end with the same weights."""
         contender.call()
-        ours, state = self._ours(device, "float64")
-        theirs = _Eager(state)
+        ours = self.training(device, "float64")
+        theirs = _Eager(ours.state)
         feed = self._feed(device, torch.float64)
         updates = itertools.count()
 
@@ -73,16 +74,17 @@ class StepCase(Case):
             update = next(updates)
             return feed.rows(update).real, feed.noise(update), feed.eps(update)
 
-        ours()
+        ours.step()
         theirs.step(draw)
         for name, mine, other in (
-            ("critic", state.critic, theirs.critic),
-            ("generator", state.generator, theirs.generator),
+            ("critic", ours.state.critic, theirs.critic),
+            ("generator", ours.state.generator, theirs.generator),
         ):
             for one, two in zip(mine.parameters(), other.parameters(), strict=True):
                 assert_close(name, one, two, rtol=1e-6, atol=1e-8)
 
-    def _ours(self, device: torch.device, precision: str) -> tuple[Callable[[], tuple[Tensor, ...]], State]:
+    def training(self, device: torch.device, precision: str) -> "_Ours":
+        """A training of Kantor's own, at its start."""
         settings = self._settings(precision)
         objective = make_objective(settings.objective)
         state = State.fresh(
@@ -94,15 +96,8 @@ class StepCase(Case):
             seed=1,
             device=device,
         )
-        feed = self._feed(device, getattr(torch, precision))
         view = CriticFeatures({}, Transforms([], {}), Transforms([], {}))
-
-        def step() -> tuple[Tensor, ...]:
-            one_more = settings.model_copy(update={"steps": state.step + 1})
-            train(one_more, state, objective, feed, view, lambda *_: None)
-            return ()
-
-        return step, state
+        return _Ours(settings, state, objective, self._feed(device, getattr(torch, precision)), view)
 
     def _settings(self, precision: str) -> Training:
         network = {"width": self.width, "depth": self.depth}
@@ -124,6 +119,20 @@ class StepCase(Case):
 
     def _feed(self, device: torch.device, dtype: torch.dtype) -> Feed:
         return Feed(self._rows(device, dtype), batch=self.size, latent=self.latent, seed=1)
+
+
+@dataclass(frozen=True)
+class _Ours:
+    settings: Training
+    state: State
+    objective: Objective
+    feed: Feed
+    view: CriticFeatures
+
+    def step(self) -> tuple[Tensor, ...]:
+        one_more = self.settings.model_copy(update={"steps": self.state.step + 1})
+        train(one_more, self.state, self.objective, self.feed, self.view, lambda *_: None)
+        return ()
 
 
 class _Eager:
