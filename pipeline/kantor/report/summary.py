@@ -18,6 +18,7 @@ HEADLINES = (
     "modes",
     "high_quality",
     "reverse_kl",
+    "mode_width",
     "q2_below_cut",
     "x_outside",
     "azimuth_chi2",

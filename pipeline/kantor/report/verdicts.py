@@ -12,7 +12,8 @@ DEFINITION = (
     "fractions, the intervals overlap. Otherwise the cell says how far off it is: distances as a multiple of "
     "truth against truth, amber below three times; the energy distance, which is quadratic in a shift, as a multiple "
     "of its truth-against-truth spread, amber below ten; the AUC amber below 0.6; fractions amber below one "
-    "percentage point; modes amber where fewer than one is missed; the azimuth by its p-value, amber down to 0.001."
+    "percentage point; modes amber where fewer than one is missed, their width amber above half; the azimuth by its "
+    "p-value, amber down to 0.001."
 )
 
 
@@ -56,7 +57,9 @@ def _count(found: Measurement, tolerance: float) -> Verdict:
     missing = found.reference - found.value
     if missing <= tolerance:
         return "good", "as truth"
-    return ("fair" if missing < 1 else "poor"), "fewer than truth"
+    if found.statistic == "modes":
+        return ("fair" if missing < 1 else "poor"), "fewer than truth"
+    return ("fair" if missing < found.reference / 2 else "poor"), "less than truth"
 
 
 def _area(value: float) -> Verdict:

@@ -222,23 +222,34 @@ class Measures:
     # ------------------------------------------------------------------------------------------- toys in two dimensions
 
     def modes(self, mixture: Mixture) -> list[Measurement]:
-        """Modes found, rows of high quality, and how evenly these are shared."""
-        generated, truth, pool = (
-            modes.modes_of(side.sample.features, mixture) for side in (self.generated, self.truth, self.pool)
-        )
+        """Modes found, rows of high quality, how evenly these are shared, and how wide a mode is."""
+        sides = (self.generated, self.truth, self.pool)
+        generated, truth, pool = (modes.modes_of(side.sample.features, mixture) for side in sides)
         number = len(mixture.centres)
-        rows = len(modes.draws(generated)[0])
+        rows = modes.draws(generated).shape[1]
 
-        def compared(statistic: str, label: str, of: Callable[[np.ndarray], float], **more: Any) -> Measurement:
-            values, references = (np.array([of(draw) for draw in modes.draws(each)]) for each in (generated, pool))
+        def compared(
+            statistic: str, label: str, of: Callable[[np.ndarray, np.ndarray], float], **more: Any
+        ) -> Measurement:
+            values, references = (
+                np.array([of(side.sample.features[draw], mode_N[draw]) for draw in modes.draws(np.arange(len(mode_N)))])
+                for side, mode_N in ((self.generated, generated), (self.pool, pool))
+            )
             error = float(values.std(ddof=1)) / len(values) ** 0.5
             estimate = Estimate.symmetric(float(values.mean()), error)
             return _measurement(statistic, label, estimate, Estimate.spread(references), **more)
 
         return [
-            compared("modes", f"modes found by {rows:,} events", modes.found, better="high"),
+            compared("modes", f"modes found by {rows:,} events", lambda _, of: modes.found(of), better="high"),
             self._fraction("high_quality", f"within {modes.REACH:g} σ of a mode", generated >= 0, truth >= 0),
-            compared("reverse_kl", "reverse KL of the modes", lambda draw: modes.reverse_kl(draw, number)),
+            compared("reverse_kl", "reverse KL of the modes", lambda _, of: modes.reverse_kl(of, number)),
+            compared(
+                "mode_width",
+                "width of a mode",
+                lambda points, of: modes.width(points, of, mixture.sigma),
+                unit="σ",
+                better="high",
+            ),
         ]
 
     def scatter(self) -> Scatter | None:

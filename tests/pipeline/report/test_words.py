@@ -92,11 +92,14 @@ def measurement(value: float, **more: Any) -> Measurement:
                      reference_high=0.001, better="reference"), ("poor", "more than truth")),
         (measurement(0.010, low=0.008, high=0.012, statistic="undefined", reference=0.015, reference_low=0.013,
                      reference_high=0.017, better="reference"), ("fair", "fewer than truth")),
-        (measurement(8.0, better="high", reference=8.0, reference_low=8.0, reference_high=8.0), ("good", "as truth")),
-        (measurement(7.8, better="high", reference=8.0, reference_low=8.0, reference_high=8.0),
+        (measurement(8.0, statistic="modes", better="high", reference=8.0, reference_low=8.0, reference_high=8.0),
+         ("good", "as truth")),
+        (measurement(7.8, statistic="modes", better="high", reference=8.0, reference_low=8.0, reference_high=8.0),
          ("fair", "fewer than truth")),
-        (measurement(7.0, better="high", reference=8.0, reference_low=8.0, reference_high=8.0),
+        (measurement(7.0, statistic="modes", better="high", reference=8.0, reference_low=8.0, reference_high=8.0),
          ("poor", "fewer than truth")),
+        (measurement(0.6, statistic="mode_width", better="high"), ("fair", "less than truth")),
+        (measurement(0.4, statistic="mode_width", better="high"), ("poor", "less than truth")),
     ],
 )  # fmt: skip
 def test_verdicts(found: Measurement, expected: tuple[str | None, str]) -> None:

@@ -33,6 +33,13 @@ def test_numbers_by_hand() -> None:
     assert modes.found(np.array([-1])) == 0
 
 
+def test_the_width_is_that_around_the_mean_of_a_mode() -> None:
+    points, mode_n = np.array([[0.2, 0.0], [0.0, 0.0], [1.0, 0.1], [9.0, 9.0]]), np.array([0, 0, 1, -1])
+    # Two rows 0.1 from their mean, with two degrees of freedom.
+    assert modes.width(points, mode_n, 0.1) == pytest.approx(1.0)
+    assert np.isnan(modes.width(points, np.full(4, -1), 0.1))
+
+
 def test_draws_are_disjoint_and_of_2500_rows() -> None:
     assert modes.draws(np.arange(10_001)).shape == (4, 2500)
     assert np.array_equal(np.sort(modes.draws(np.arange(10_001)).ravel()), np.arange(10_000))
@@ -48,6 +55,9 @@ def test_a_perfect_sampler() -> None:
     expected = 24 / (2 * 2500 * PERFECT)
     assert divergences.mean() == pytest.approx(expected, abs=4 * divergences.std() / len(divergences) ** 0.5)
     assert {modes.found(draw) for draw in modes.draws(mode_n)} == {25}
+    # The mean square below 9 of a chi2 of two degrees of freedom: 2 - 9 exp(-4.5) / (1 - exp(-4.5)).
+    width = (1 - 4.5 * (1 - PERFECT) / PERFECT) ** 0.5
+    assert modes.width(toys.generate(GridSource(kind="grid"), 0), mode_n, 0.05) == pytest.approx(width, rel=0.01)
 
 
 def compared(spoil: bool) -> tuple[dict[str, Measurement], Figures]:
@@ -80,6 +90,7 @@ def test_a_perfect_sampler_is_as_truth() -> None:
     assert (found["modes"].value, found["modes"].reference) == (8, 8)
     assert found["high_quality"].low < PERFECT < found["high_quality"].high
     assert found["high_quality"].reference == pytest.approx(PERFECT, abs=0.01)
+    assert found["mode_width"].value == pytest.approx(found["mode_width"].reference, rel=0.05)
     # 3,000 rows make four draws of 750.
     assert found["reverse_kl"].value == pytest.approx(7 / (2 * 750), rel=1)
     assert found["modes"].label == "modes found by 750 events"
