@@ -407,9 +407,10 @@ def _tile_kernel(family: str, count: int, dtype: str, want_grad: bool) -> Callab
     code(0, f"def {name}(tile, x, y, x2, y2, b, scale, value, total, near, tau, pairs, shift):")
     code(1, "height, width, features = tile.shape[0], tile.shape[1], x.shape[1]")
     _declare(code, count, dtype)
-    code(1, "nan, two, tau = zero / zero, one + one, one * tau")
+    # All in one type, also the count of close pairs: a wider one would halve the vectors.
+    code(1, f"nan, two, tau = zero / zero, one + one, np.{dtype}(tau)")
     code(1, "for r in range(height):")
-    code(2, "diagonal = r + shift", "row, s2, u, v, g, close = tile[r], x2[r], zero, zero, zero, 0")
+    code(2, "diagonal = r + shift", "row, s2, u, v, g, close = tile[r], x2[r], zero, zero, zero, zero")
     # Infinity makes the excluded pair a close one, which the second loop leaves out.
     code(2, "if pairs == 1 and 0 <= diagonal < width:", "    row[diagonal] = one / zero")
     # Below the diagonal, a row ends where the diagonal crosses it.
@@ -419,7 +420,7 @@ def _tile_kernel(family: str, count: int, dtype: str, want_grad: bool) -> Callab
     code(3, "size = s2 + y2_block[c]", "t = size - two * row[c]", "far = t > tau * size")
     code(3, "t = t if far else one", "w = w_block[c] if far else zero")
     _profile(code, 3, family, count)
-    code(3, "p *= w", "u += w * k", "v += p * rest", "close += not far")
+    code(3, "p *= w", "u += w * k", "v += p * rest", f"close += np.{dtype}(not far)")
     if want_grad:
         code(3, "g += p", "row[c] = p if far else nan")
     else:
