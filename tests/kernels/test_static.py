@@ -221,7 +221,8 @@ def test_instructions_per_pair_of_products(entry: dict) -> None:
         pytest.skip(f"the budget holds for Triton {BUDGET['triton']}, this is {triton.__version__}")
     sass, shared = compiled_products(entry["target"], entry["d"], entry["pass"] == "value+gradient")
     ops = main_loop(sass)
-    assert not [op for op in ops if op.startswith(("LDL", "STL"))], "registers spill in the main loop"
+    spilled = [op for op in ops if op.startswith(("LDL", "STL"))]
+    assert len(spilled) <= entry.get("spilled", 0), f"registers spill in the main loop: {spilled}"
     # One processor's shared memory, less what the driver keeps.
     assert shared <= {80: 163, 90: 227, 100: 227}[entry["target"]] * 1024
     pairs = ops.count("MUFU.RSQ")

@@ -1,4 +1,4 @@
-"""Small tensors of numbers that calls repeat, kept on their device: a copy there would stop the host or a CUDA graph."""
+"""Small tensors of numbers that calls repeat, kept on their device: a copy there would stop the host and any graph."""
 
 from __future__ import annotations
 
