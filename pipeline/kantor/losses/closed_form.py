@@ -51,4 +51,4 @@ def closed_form(
     loss = with_gradients(step.loss, perceptron.parameters(), step.gradients)
     # Data parallelism averages the gradients of what has passed its wrapper.
     loss = critic(batch.real, batch.conditions, loss)
-    return CriticLoss(loss, step.distance, step.penalty, (penalty_coefficients * step.norms).sum())
+    return CriticLoss(loss, step.distance, step.penalty, penalty_coefficients @ step.norms)

@@ -23,7 +23,7 @@ class WganGp:
         perceptron = perceptron_of(critic)
         if perceptron is not None:
             a_B, c_B = both_coefficients(batch.weights, batch.eps[:, 0])
-            b_B = a_B if _generated_weights(batch) is not None else coefficients(None, a_B)
+            b_B = a_B if _generated_weights(batch) is batch.weights else coefficients(None, a_B)
             return closed_form(critic, perceptron, batch, "wasserstein", self.settings.penalty, a_B, c_B, b_B)
         # One forward for both halves: data parallelism wants one pass through the wrapper and one backward.
         both = critic(torch.cat([batch.real, batch.fake]), torch.cat([batch.conditions] * 2)).squeeze(-1)

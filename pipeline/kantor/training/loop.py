@@ -120,7 +120,8 @@ def _descend(loss: Tensor, optimiser: optim.Optimizer, clip_norm: float | None, 
         p.grad = None
     loss.backward()
     # After data parallelism has averaged it, the gradient is the same on every rank: all stop together.
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.stack(torch._foreach_norm(gradients)).norm()  # pyright: ignore[reportPrivateImportUsage]
     if not (math.isfinite(norm) and math.isfinite(loss.detach())):
         raise TrainingError(
             f"{what}: loss {loss.item():g}, gradient norm {norm.item():g}",
