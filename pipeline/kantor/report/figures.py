@@ -210,6 +210,8 @@ def scatter(section: Section) -> Picture | None:
     if truth is None:
         return None
     columns, modes = len(section.groups), len(truth.centres) > 0
+    centre = truth.truth.mean(axis=0)
+    reach = 1.15 * np.abs(truth.truth - centre).max()
     with _figure(min(0.6 + 2.9 * columns, 10.8), 6.2 if modes else 3.3) as figure:
         grid = figure.subplots(2 if modes else 1, columns, sharex="row", sharey="row", squeeze=False)
         for number, group in enumerate(section.groups):
@@ -222,8 +224,12 @@ def scatter(section: Section) -> Picture | None:
                 axes.set_aspect("equal")
                 axes.set_xlabel(truth.x)
             grid[0, number].set_title(group.training)
-        reach = 1.15 * np.abs(truth.truth - truth.truth.mean(axis=0)).max()
-        _square(grid[0], truth.truth.mean(axis=0), reach)
+            outside = float((np.abs(rows.generated - centre) > reach).any(axis=1).mean())
+            if outside >= 0.01:
+                grid[0, number].text(
+                    0.5, 0.5, f"{outside:.0%} outside", transform=grid[0, number].transAxes, ha="center"
+                )
+        _square(grid[0], centre, reach)
         if modes:
             _square(grid[1], truth.centres[0], 8 * truth.sigma)
             for axes in grid[1]:
