@@ -107,11 +107,14 @@ class TrainingRow(Result):
 
     step: int = Field(description="generator updates done")
     seconds: float = Field(description="time spent training so far, over all attempts [s]")
-    critic_loss: Number
+    critic_loss: Number = Field(description="not known (null) where there is no critic")
     generator_loss: Number
-    distance: Number = Field(description="the critic's estimate of the distance, its loss without penalty, negated")
-    penalty: Number = Field(description="gradient penalty, without its weight lambda")
-    gradient_norm: Number = Field(description="mean norm of the critic's gradient at the penalty's points")
+    distance: Number = Field(
+        description="the critic's estimate of the objective's divergence (docs/objectives.md); without a critic, the "
+        "generator's loss"
+    )
+    penalty: Number = Field(description="gradient penalty, without its weight lambda; null: none")
+    gradient_norm: Number = Field(description="mean norm of the critic's gradient at the penalty's points; null: none")
     critic_learning_rate: float
     generator_learning_rate: float
     energy_distance: Number | None = Field(default=None, description="to the validation split, where it was evaluated")

@@ -29,7 +29,8 @@ class _Scored:
         loss = _real_mean(batch, self.real(real_B)) + _generated_mean(batch, self.fake(fake_B))
         with torch.no_grad():
             distance = self.distance(batch, real_B, fake_B)
-        return CriticLoss(loss, distance, torch.zeros_like(distance), torch.full_like(distance, math.nan))
+        nothing = torch.full_like(distance, math.nan)
+        return CriticLoss(loss, distance, penalty=nothing, gradient_norm=nothing)
 
     def generator_loss(self, critic: nn.Module, batch: Batch) -> Tensor:
         return _generated_mean(batch, self.generated(critic(batch.fake, batch.conditions).squeeze(-1)))

@@ -22,7 +22,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class CriticLoss:
-    """The loss to descend, and its parts for the log. The mean over ranks is the value on the joined batch."""
+    """The loss to descend, and its parts for the log. The mean over ranks is the value on the joined batch.
+
+    Without a penalty, `penalty` and `gradient_norm` are NaN.
+    """
 
     loss: Tensor
     distance: Tensor
