@@ -60,8 +60,8 @@ def mlp_critic_step(
             with globally normalised coefficients, ranks of a data-parallel run add up to the step of the joined batch.
         fake_coefficients: b of "wasserstein" and "surrogate"; None: as `coefficients`.
         penalty_coefficients: c, (P,); None: equal ones that add up to one.
-        backend: "auto", "reference" (double backward), "torch", "triton" (at least two layers of at most 256 units, in
-            float32). "auto" takes "triton" on CUDA devices where it can, else "torch".
+        backend: "auto", "reference" (double backward), "torch", "cpu", "triton" (at least two layers of at most 256
+            units, in float32). "auto" takes "cpu" on CPUs, "triton" on CUDA devices where it can, else "torch".
 
     Returns:
         A `CriticStep`; the gradients are new tensors.
