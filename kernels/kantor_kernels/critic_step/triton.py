@@ -604,6 +604,7 @@ def critic_step(perceptron: Perceptron, rows: Rows, loss: Loss) -> CriticStep:
         loss.one_sided,
         batch,
         points,
+        real.device,
     )
     scratch, sums, norm_P = real.new_empty(plan.scratch), real.new_empty(plan.tiles), real.new_empty(points)
     for tiles, constants, options in plan.launches:
@@ -650,12 +651,19 @@ class _Plan(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _plan(
-    sizes: tuple[int, ...], aligned: bool, activation: str, kind: str, one_sided: bool, batch: int, points: int
+    sizes: tuple[int, ...],
+    aligned: bool,
+    activation: str,
+    kind: str,
+    one_sided: bool,
+    batch: int,
+    points: int,
+    device: torch.device,
 ) -> _Plan:
     bent, layers = activation not in STRAIGHT, len(sizes) - 1
-    # The longest kernel, all passes with second derivatives, has no registers for many rows.
-    longest = bent and kind == "wasserstein"
-    rows = FEW_ROWS if longest or 2 * batch + points <= FEW else MANY_ROWS
+    # Many rows would spill before Hopper, and in the longest kernel, all passes with second derivatives.
+    spill = (bent and kind == "wasserstein") or _before_hopper(device)
+    rows = FEW_ROWS if spill or 2 * batch + points <= FEW else MANY_ROWS
     # Every chunk of rows that a gradient sums is of one kind.
     ends, between = (_cdiv(n, PART_CHUNK) * PART_CHUNK for n in (2 * batch, points))
     tiles = (ends + between) // rows
@@ -681,6 +689,10 @@ def _plan(
         {"WIDTH": width, "TILE": TILE, "PART": PART, "CHUNK": PART_CHUNK},
         gradient_options(),
     )
+
+
+def _before_hopper(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) < (9, 0)
 
 
 def specialisation(
