@@ -98,6 +98,17 @@ def test_a_step_becomes_a_graph_and_never_waits(name: str, d: int) -> None:
     assert torch.equal(kept, expected)
 
 
+def test_weights_are_checked_outside_of_a_graph_alone() -> None:
+    x, y = samples(300, 200, 8)
+    weight = torch.rand(200, device="cuda") + 0.1
+    kept = torch.zeros((), device="cuda")
+    replay = CudaClock(torch.device("cuda")).captured(lambda: kept.copy_(energy_distance(x, y, None, weight)))
+    assert replay is not None
+    kept.zero_()
+    replay()
+    assert kept.item() == energy_distance(x, y, None, weight).item()
+
+
 def test_memory_grows_with_rows_alone() -> None:
     x, y = samples(60_000, 60_000, 8)
     x.requires_grad_()

@@ -441,7 +441,7 @@ def _terms(kernel: Kernel, x_BND: Tensor, y_BMD: Tensor | None, generator: torch
     elif isinstance(bandwidths, Tensor):
         if bandwidths.device != x_BND.device:
             raise ValueError(f"the bandwidths are on {bandwidths.device}, the points on {x_BND.device}")
-        if not torch.compiler.is_compiling() and not bool((bandwidths > 0).all()):
+        if _may_wait(bandwidths) and not bool((bandwidths > 0).all()):
             raise ValueError(f"bandwidths must be positive, got {bandwidths.tolist()}")
         scale_KB = bandwidths.reshape(-1, 1).to(x_BND.dtype)
     else:
@@ -544,6 +544,11 @@ def _choose(backend: str, x: Tensor, kernel: Kernel) -> tuple[str, str]:
     return "torch", limit
 
 
+def _may_wait(x: Tensor) -> bool:
+    """Whether values may be looked at: not while a call is compiled or captured, which a call outside came before."""
+    return not torch.compiler.is_compiling() and not (x.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
 def _weighs(sample: _Sample) -> bool:
     return sample.weight is not None and _first_order(sample.weight)
 
@@ -601,7 +606,7 @@ def _sample(
     if weight.device != points.device or not weight.is_floating_point():
         raise ValueError(f"weight_{name} must be floating on {points.device}, got {weight.dtype} on {weight.device}")
     sample = _Sample(points.to(dtype), weight.to(dtype))
-    if normalise and not torch.compiler.is_compiling():
+    if normalise and _may_wait(weight):
         magnitude = weight.detach().double().abs().sum(-1).reshape(-1)
         if bool((sample.total.detach().abs() <= 1e-12 * magnitude).any()):
             raise ValueError(f"weight_{name} sums to zero: it cannot be normalised")
