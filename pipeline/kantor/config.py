@@ -583,6 +583,10 @@ class Training(Settings):
             raise ValueError(f"terms: feature_matching needs a critic, and '{kind}' on features has none: remove it")
         if self.critic_free and self.head_start is not None:
             raise ValueError(f"head_start: '{kind}' on features has no critic to be ahead: remove it")
+        if self.critic_free and getattr(self.objective, "penalty", None) != Penalty():
+            raise ValueError(
+                f"objective.penalty: '{kind}' on features has no critic to penalise: remove it, or give an 'embedding'"
+            )
         if self.critic.minibatch_std and self.penalised:
             raise ValueError(
                 f"critic.minibatch_std couples the rows of a batch, and the gradient penalty of '{kind}' is defined "

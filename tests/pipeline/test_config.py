@@ -99,6 +99,7 @@ def training(**settings: object) -> Training:
         ({"objective": {"kind": "cramer", "critic": "surrogate", "pairs": "all"}}, "take 'critic: energy'"),
         ({"objective": {"kind": "energy"}, "n_critic": 5}, "n_critic = 5, but 'energy' on features has no critic"),
         ({"objective": {"kind": "energy"}, "head_start": {}}, "has no critic to be ahead"),
+        ({"objective": {"kind": "mmd", "penalty": {"weight": 1}}}, "has no critic to penalise"),
         ({"n_critic": 0}, "the critic of 'wgan_gp' has to learn"),
         ({"objective": {"kind": "mmd"}, "terms": [{"kind": "feature_matching"}]}, "feature_matching needs a critic"),
         ({"precision": "float64", "autocast": "bfloat16"}, "contradicts itself"),
