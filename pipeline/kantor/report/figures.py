@@ -227,7 +227,7 @@ def scatter(section: Section) -> Picture | None:
             outside = float((np.abs(rows.generated - centre) > reach).any(axis=1).mean())
             if outside >= 0.01:
                 grid[0, number].text(
-                    0.5, 0.5, f"{outside:.0%} outside", transform=grid[0, number].transAxes, ha="center"
+                    0.5, 0.02, f"{outside:.0%} outside", transform=grid[0, number].transAxes, ha="center"
                 )
         _square(grid[0], centre, reach)
         if modes:
@@ -392,6 +392,11 @@ def quality(section: Section) -> Picture:
             axes.plot(steps, distances, **_line(number, 1))
             axes.tick_params(axis="y", labelcolor=colour(number))
             axes.locator_params(axis="y", nbins=5)
+            # A distance that stays at one value is a flat line, not the magnified noise of its last digits.
+            finite = distances[np.isfinite(distances)]
+            if len(finite):
+                margin = 0.05 * max(np.ptp(finite), np.abs(finite).max()) or 1.0
+                axes.set_ylim(finite.min() - margin, finite.max() + margin)
             other = axes.twinx()
             other.spines.right.set_visible(True)
             other.plot(steps, np.maximum(qualities, 0), color=_INK, lw=0.9, marker=".", markersize=3)
@@ -407,6 +412,38 @@ def quality(section: Section) -> Picture:
             if number == columns - 1:
                 other.set_ylabel("energy distance [σ] (black)")
         return _picture(figure, "The critic's distance and the energy distance while training.")
+
+
+def areas(section: Section) -> Picture | None:
+    """Area under the classifier's ROC curve on the validation split against training time; None: never measured."""
+    groups = [
+        (number, group)
+        for number, group in enumerate(section.groups)
+        if any(row.classifier_auc is not None for model in group.models for row in model.curves)
+    ]
+    if not groups:
+        return None
+    with _figure(5.4, 3.4) as figure:
+        axes = figure.subplots()
+        for number, group in groups:
+            for model in group.models:
+                rows = [row for row in model.curves if row.classifier_auc is not None]
+                bars = [row.classifier_auc_error or 0.0 for row in rows]
+                axes.errorbar(
+                    [row.seconds for row in rows],
+                    [row.classifier_auc or 0.5 for row in rows],
+                    yerr=bars,
+                    elinewidth=0.8,
+                    marker=".",
+                    markersize=3,
+                    **_line(number, len(group.models)),
+                )
+        axes.axhline(0.5, color=_GREY, lw=0.8, zorder=0)
+        axes.set_xlabel("training time [s]")
+        axes.set_ylabel("classifier AUC on validation split")
+        handles = [Line2D([], [], **_line(number, 1)) for number, _ in groups]
+        axes.legend(handles, [_names(section)[number] for number, _ in groups])
+        return _picture(figure, "Area under the classifier's ROC curve against training time.")
 
 
 def _evaluated(model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
