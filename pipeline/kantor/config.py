@@ -527,6 +527,11 @@ class Training(Settings):
     evaluate_rows: Annotated[int, Field(ge=10)] = Field(
         default=4000, description="rows of the validation split used to choose the best checkpoint"
     )
+    evaluate_classifier: bool = Field(
+        default=False,
+        description="evaluations also measure how well a classifier tells generated from validation events, for the "
+        "curve of its AUC against time",
+    )
     keep: Literal["best", "last"] = Field(
         default="best", description="the generator that is kept: of the least energy distance, or of the last step"
     )

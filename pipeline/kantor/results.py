@@ -119,6 +119,10 @@ class TrainingRow(Result):
     generator_learning_rate: float
     energy_distance: Number | None = Field(default=None, description="to the validation split, where it was evaluated")
     energy_distance_error: Number | None = None
+    classifier_auc: Number | None = Field(
+        default=None, description="of generated against validation events on held-out halves, where it was evaluated"
+    )
+    classifier_auc_error: Number | None = None
 
 
 class TrainingRun(Result):

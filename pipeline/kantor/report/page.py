@@ -154,6 +154,7 @@ def _section(report: Report, section: Section) -> dict[str, object]:
         "correlations": figures.correlations(section),
         "learning": figures.learning(section),
         "quality": figures.quality(section),
+        "areas": figures.areas(section),
         "weighted_means": _weighted_means(section),
         "provenance": [_provenance(group, model) for group in section.groups for model in group.models],
     }

@@ -20,6 +20,7 @@ from kantor.training.feed import Feed
 from kantor.training.job import Job
 from kantor.training.loop import LastUpdate, train
 from kantor.training.state import Best, Checkpoints, State
+from kantor.validation.classifier import classifier_test
 from kantor.validation.energy import energy_distance_estimate
 
 # All ranks ask together whether to stop, so that none waits for one that left.
@@ -83,7 +84,7 @@ class Keeper:
     def __init__(self, job: Job, assembly: Assembly, checkpoints: Checkpoints, *, writes: bool) -> None:
         self._job, self._assembly, self._checkpoints, self._writes = job, assembly, checkpoints, writes
         self._since = time.monotonic()
-        self._evaluation = (float("nan"), float("nan"))
+        self._evaluation: dict[str, float] = {}
         if writes:
             _forget_rows_after(job.metrics, assembly.state.step)
 
@@ -115,8 +116,9 @@ class Keeper:
             )
 
     def _evaluate(self, state: State) -> None:
-        self._evaluation = _distance_to(self._assembly.validation, self._assembly.bundle(self._job.name, {}))
-        value, error = self._evaluation
+        bundle = self._assembly.bundle(self._job.name, {})
+        self._evaluation = _evaluation(self._assembly.validation, bundle, self._job.settings.evaluate_classifier)
+        value, error = self._evaluation["energy_distance"], self._evaluation["energy_distance_error"]
         if self._job.settings.keep == "best" and (state.best is None or value < state.best.energy_distance):
             weights = {name: tensor.detach().cpu().clone() for name, tensor in state.averaged.state_dict().items()}
             state.best = Best(state.step, value, error, weights)
@@ -134,8 +136,7 @@ class Keeper:
             gradient_norm=gradient_norm,
             critic_learning_rate=state.critic_optimiser.param_groups[0]["lr"],
             generator_learning_rate=state.generator_optimiser.param_groups[0]["lr"],
-            energy_distance=self._evaluation[0] if evaluated else None,
-            energy_distance_error=self._evaluation[1] if evaluated else None,
+            **(self._evaluation if evaluated else {}),
         )
         with explained(self._job.metrics), self._job.metrics.open("a", encoding="utf-8") as file:
             file.write(row.model_dump_json() + "\n")
@@ -145,13 +146,20 @@ class Keeper:
         return bool(joined_sum(torch.tensor(float(late or self._job.stop_request.exists()))) > 0)
 
 
-def _distance_to(truth: Sample, bundle: Bundle) -> tuple[float, float]:
-    """Energy distance of generated to real events, with its error; infinite where the generator makes no numbers."""
+def _evaluation(truth: Sample, bundle: Bundle, classifier: bool) -> dict[str, float]:
+    """The figures of a `TrainingRow` that compare generated with real events."""
     generated = bundle.generate(truth.rows, truth.conditions, seed=bundle.seed)
     if not np.isfinite(generated).all():
-        return float("inf"), float("inf")
-    generated_weights = truth.weights if truth.conditions.shape[1] else None
-    return energy_distance_estimate(generated, truth.features, generated_weights, truth.weights)
+        return {"energy_distance": float("inf"), "energy_distance_error": float("inf")}
+    weights = truth.weights if truth.conditions.shape[1] else None
+    value, error = energy_distance_estimate(generated, truth.features, weights, truth.weights)
+    found = {"energy_distance": value, "energy_distance_error": error}
+    if classifier:
+        # Both know the conditions, so that it sees whether the features go with them.
+        x, y = (np.hstack([features, truth.conditions]) for features in (generated, truth.features))
+        area = classifier_test(x, y, weights, truth.weights, seed=bundle.seed)
+        found |= {"classifier_auc": area.value, "classifier_auc_error": area.high - area.value}
+    return found
 
 
 def _same_start(state: State) -> None:

@@ -81,8 +81,8 @@ def test_the_page_stands_alone(report: Path) -> None:
 
 def test_pictures_are_drawings_that_need_nothing_else(report: Path) -> None:
     images = parsed(report / "index.html").images
-    # One for each observable, the plane, the correlations, the learning curves, and what they say about quality.
-    assert len(images) == 7
+    # One for each observable, the plane, the correlations, the learning curves, what they say about quality, and areas.
+    assert len(images) == 8
     for image in images:
         assert image["alt"]
         drawing = base64.b64decode((image["src"] or "").partition(",")[2])
@@ -179,7 +179,7 @@ def test_a_page_of_many_observables_draws_the_worst(
     monkeypatch.setattr("kantor.report.page.MOST_DISTRIBUTIONS", 2)
     write_report("Many", models[:1], tmp_path / "report")
     page = parsed(tmp_path / "report" / "index.html")
-    assert len(page.images) == 6
+    assert len(page.images) == 7
     assert "1 more are in validation.h5" in " ".join(page.text)
 
 

@@ -225,6 +225,15 @@ def test_constrainers_learn_before_the_training_and_stay_frozen(job: Job) -> Non
 # ---------------------------------------------------------------------------------------------------------- early stop
 
 
+def test_evaluations_measure_the_classifier_where_asked_to(job: Job) -> None:
+    curious = {"evaluate_every": 10, "evaluate_classifier": True}
+    work(replace(job, settings=Training.model_validate(job.settings.model_dump() | curious)))
+    rows = read_rows(job.out / "metrics.jsonl")
+    # A generator that has hardly learnt is told from truth at once; between evaluations nothing is measured.
+    assert all((row.classifier_auc is None) == (row.step % 10 != 0) for row in rows)
+    assert all(0.7 < (row.classifier_auc or 1.0) <= 1.0 for row in rows)
+
+
 def test_patience_counts_evaluations_without_an_improvement_beyond_its_error(job: Job) -> None:
     state = assemble(job.settings, 1, job.manifest).state
     judged = []
