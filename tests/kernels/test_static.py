@@ -147,7 +147,7 @@ def compiled(kernel: Any, target: int, constants: dict[str, Any], types: dict[st
 @cache
 def compiled_products(target: int, d: int, gradient: bool) -> tuple[str, int]:
     """(disassembly, bytes of shared memory) of `product_kernel`."""
-    constants = products.specialisation(d, "energy", (1.0,), False, "every", gradient)
+    constants = products.specialisation(d, "energy", (1.0,), False, "every", gradient, target)
     kernel = compiled(products.product_kernel, target, constants, TYPES, **products.options(d))
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
@@ -174,6 +174,8 @@ def kernels() -> dict[str, tuple[Any, dict[str, Any], dict[str, str], dict[str, 
         found[f"products-64-{name}"] = products.product_kernel, constants, TYPES, products.options(64)
     constants = pairwise.specialisation(16, "energy", (1.0,), False, "above", False, torch.float64)
     found["direct-above"] = pairwise.pairwise_kernel, constants, double(pairwise.pairwise_kernel), four_warps
+    constants = products.specialisation(64, "energy", (1.0,), False, "every", True, 100)
+    found["products-64-newer"] = products.product_kernel, constants, TYPES, products.options(64)
     for d in (20, 128, 256):
         constants = products.specialisation(d, "energy", (1.0,), False, "every", True)
         found[f"products-{d}"] = products.product_kernel, constants, TYPES, products.options(d)
@@ -200,8 +202,11 @@ def double(kernel: Any) -> dict[str, str]:
 
 
 # The versions that cannot be tested on a device are tested here: `make test-triton` takes the oldest one.
+QUICK = ["direct-energy-1.0", "products-64-energy-1.0", "products-64-newer", "products-128", "products-above"]
+
+
 @pytest.mark.parametrize("target", [80, 90, 100])
-@pytest.mark.parametrize("form", ["direct-energy-1.0", "products-64-energy-1.0", "products-128", "products-above"])
+@pytest.mark.parametrize("form", QUICK)
 def test_it_compiles(form: str, target: int) -> None:
     function, constants, types, options = kernels()[form]
     assert compiled(function, target, constants, types, **options).asm["cubin"]
@@ -222,7 +227,7 @@ def test_instructions_per_pair_of_products(entry: dict) -> None:
     sass, shared = compiled_products(entry["target"], entry["d"], entry["pass"] == "value+gradient")
     ops = main_loop(sass)
     spilled = [op for op in ops if op.startswith(("LDL", "STL"))]
-    assert len(spilled) <= entry.get("spilled", 0), f"registers spill in the main loop: {spilled}"
+    assert not spilled, f"registers spill in the main loop: {spilled}"
     # One processor's shared memory, less what the driver keeps.
     assert shared <= {80: 163, 90: 227, 100: 227}[entry["target"]] * 1024
     pairs = ops.count("MUFU.RSQ")

@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kantor_kernels.pairwise.tiled import NEAR
-from kantor_kernels.pairwise.triton_profile import ABOVE, cdiv, profile, scales, split_columns
+from kantor_kernels.pairwise.triton_profile import ABOVE, capability, cdiv, profile, scales, split_columns
 from kantor_kernels.pairwise.triton_sums import Sums
 
 # A matrix unit truncates its sums: they leave float32 before that shows.
@@ -268,6 +268,7 @@ def product_kernel(
     CHUNKS: tl.constexpr,
     FROM: tl.constexpr,
     HELD: tl.constexpr,
+    REUSE: tl.constexpr,
     FAMILY: tl.constexpr,
     COUNT: tl.constexpr,
     WEIGHTED: tl.constexpr,
@@ -287,7 +288,7 @@ def product_kernel(
     Halves (S, padded, CHUNKS * WIDTH) and squares, those of x from `from_row` and those of y from `from_column` on, the
     unit of the halves and the largest weight, unit (S, 2), and floor (S, FLOORS), below whose least a distance may be
     near. The slopes of near pairs go to near (P, S, n, D), where met (P, S, n) is set. Of all chunks of WIDTH features,
-    slopes are those of HELD from FROM on.
+    slopes are those of HELD from FROM on; with REUSE, for one chunk, both products take the same loads of y.
     """
     blocks = tl.cdiv(n, ROWS)
     row = (tl.program_id(0) % blocks) * ROWS
@@ -331,7 +332,7 @@ def product_kernel(
         tl.store(value_ptr + out + offs_r, tl.zeros((ROWS,), tl.float64), mask=mask_r)
     x_held = tl.load(x_high_ptr + offs_x)
     x_rest = tl.load(x_low_ptr + offs_x)
-    met = part * 0
+    met = part < 0
     for start in range(first, last, COLUMNS):
         u = x2 * 0.0
         total = x2 * 0.0
@@ -385,11 +386,13 @@ def product_kernel(
                             old = tl.load(g_ptr, mask=mask_r & (tl.zeros((ROWS,), tl.int32) + met > 0), other=0.0)
                             tl.store(g_ptr, old + pull.to(tl.float64), mask=mask_r)
                         p = tl.zeros((ROWS, TILE), tl.float32)
-                        met = part * 0 + 1
+                        met = part >= 0
                     p *= lift[:, None]
+                u += tl.sum(k, axis=1)
+                if GRAD:
+                    total += tl.sum(p, axis=1)
                 p_high = p.to(tl.float16)
                 p_low = (p - p_high.to(tl.float32)).to(tl.float16)
-                u += tl.sum(k, axis=1)
             else:
                 k, p = profile(t, scale_ptr, FAMILY, COUNT, 0.0)
                 if WEIGHTED:
@@ -398,13 +401,15 @@ def product_kernel(
                     p *= w
                 if GRAD:
                     p *= lift[:, None]
+                u += tl.sum(k, axis=1)
+                if GRAD:
+                    total += tl.sum(p, axis=1)
                 p_high = p.to(tl.float16)
                 p_low = (p - p_high.to(tl.float32)).to(tl.float16)
-                u += tl.sum(k, axis=1)
             if GRAD:
-                total += tl.sum(p, axis=1)
-                y_high = tl.load(y_high_ptr + (wide + j) * (CHUNKS * WIDTH) + FROM * WIDTH + offs_y)
-                y_low = tl.load(y_low_ptr + (wide + j) * (CHUNKS * WIDTH) + FROM * WIDTH + offs_y)
+                if not REUSE:
+                    y_high = tl.load(y_high_ptr + (wide + j) * (CHUNKS * WIDTH) + FROM * WIDTH + offs_y)
+                    y_low = tl.load(y_low_ptr + (wide + j) * (CHUNKS * WIDTH) + FROM * WIDTH + offs_y)
                 g = tl.dot(p_high, y_low, g)
                 g = tl.dot(p_low, y_high, g)
                 g = tl.dot(p_high, y_high, g)
@@ -431,7 +436,7 @@ def product_kernel(
                 old = tl.load(g_ptr, mask=mask_old[:, None] & inside, other=0.0)
                 tl.store(g_ptr, old + a.to(tl.float64), mask=mask_r[:, None] & inside)
     if GRAD:
-        tl.store(met_ptr + out + offs_r, tl.full((ROWS,), 0, tl.int32) + met, mask=mask_r)
+        tl.store(met_ptr + out + offs_r, tl.full((ROWS,), 0, tl.int32) + met.to(tl.int32), mask=mask_r)
 
 
 class Halves:
@@ -531,7 +536,8 @@ class Halves:
         """The sums of `product_kernel`; x and y are the first or the second sample, or one of them twice."""
         batch, n, d = x_BND.shape
         m = y_BMD.shape[1]
-        chosen = specialisation(d, self.family, self.constants, b_BM is not None, pairs, want_grad)
+        target = capability(x_BND.device)
+        chosen = specialisation(d, self.family, self.constants, b_BM is not None, pairs, want_grad, target)
         rows, tile = chosen["ROWS"], chosen["TILE"]
         parts, part_columns = split_columns(cdiv(n, rows) * batch, m, x_BND.device, tile, RESIDENT)
         value = x_BND.new_empty((parts, batch, n), dtype=torch.float64)
@@ -563,9 +569,9 @@ class Halves:
 
 
 def specialisation(
-    d: int, family: str, constants: Sequence[float], weighted: bool, pairs: str, want_grad: bool
+    d: int, family: str, constants: Sequence[float], weighted: bool, pairs: str, want_grad: bool, target: int = 0
 ) -> dict[str, Any]:
-    """The compile-time arguments of `product_kernel`."""
+    """The compile-time arguments of `product_kernel` for this compute capability, as 90."""
     width = _width(d)
     chunks = cdiv(d, width)
     return {
@@ -574,6 +580,8 @@ def specialisation(
         "CHUNKS": chunks,
         "FROM": 0,
         "HELD": min(chunks, HELD),
+        # Without it sm_100 spills in the main loop, with it sm_80 does.
+        "REUSE": chunks == 1 and target >= 100,
         "FAMILY": "energy_power" if family == "energy" and constants[0] != 1.0 else family,
         "COUNT": len(constants),
         "WEIGHTED": weighted,

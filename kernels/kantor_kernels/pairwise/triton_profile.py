@@ -131,6 +131,15 @@ def processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
+@cache
+def capability(device: torch.device) -> int:
+    """The compute capability, as 90; 0 for Triton's interpreter."""
+    if device.type != "cuda":
+        return 0
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
 def scales(family: str, constants: Sequence[float], like: Tensor) -> Tensor:
     """The constants as `profile` wants them; kept, since a copy to the device would stop the host and a graph."""
     if family == "energy" and constants[0] == 1.0:

@@ -113,6 +113,15 @@ def test_products_small(n: int, m: int, d: int, generator) -> None:
 
 
 @interpreted
+@pytest.mark.parametrize("d", [20, 64])
+def test_products_small_as_newer_devices_take_them(d: int, generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kantor_kernels.pairwise import triton_products
+
+    monkeypatch.setattr(triton_products, "capability", lambda device: 100)
+    check_products(63, 65, d, generator, case="near")
+
+
+@interpreted
 @pytest.mark.parametrize("case", ["plain", "offset", "near", "coincident", "self"])
 @pytest.mark.parametrize("d", [17, 31, 64, 100, 128, 256])
 def test_products_at_shapes_that_break(d: int, case: str, generator) -> None:
