@@ -533,7 +533,8 @@ class Training(Settings):
         "curve of its AUC against time",
     )
     keep: Literal["best", "last"] = Field(
-        default="best", description="the generator that is kept: of the least energy distance, or of the last step"
+        default="best",
+        description="the generator that is kept: the latest within one error of the least energy distance, or the last",
     )
     patience: Count | None = Field(
         default=None,

@@ -232,7 +232,9 @@ def _provenance(group: Group, model: Model) -> Provenance:
     facts = {
         "trained": f"{run.steps:,} generator updates in {duration(run.seconds)} on {run.workers} worker(s), "
         f"{run.attempts} attempt(s)",
-        "kept": "last step" if run.best_step is None else f"step {run.best_step:,}, the least energy distance",
+        "kept": "last step"
+        if run.best_step is None
+        else f"step {run.best_step:,}, within one error of the least energy distance",
         "training rows": f"{run.rows:,} (effective {run.effective_rows:,.0f})",
         "parameters": ", ".join(f"{name} {number:,}" for name, number in run.parameters.items()),
         "validated": f"in {duration(comparison.seconds)} on {comparison.ranks} rank(s)",

@@ -31,7 +31,7 @@ from kantor.progress import log
 
 @dataclass
 class Best:
-    """The generator nearest to the validation split so far."""
+    """The latest of the generators within one standard error of the nearest to the validation split."""
 
     step: int
     energy_distance: float
@@ -56,6 +56,7 @@ class State:
     stale: int = 0  # evaluations since the last improvement beyond its error
     milestone: tuple[float, float] = (math.inf, 0.0)  # energy distance and its error of that improvement
     finished: bool = False  # nothing has improved for long enough
+    least: tuple[float, float] = (math.inf, 0.0)  # the least energy distance so far and its error
     best: Best | None = field(default=None)
 
     @classmethod
@@ -97,6 +98,16 @@ class State:
             critic_optimiser=_optimiser(critic, settings.critic_optimiser),
         )
 
+    def is_best(self, distance: float, error: float) -> bool:
+        """Count an evaluation: of all generators within one error of the least distance, the latest is the best.
+
+        The rule of one standard error (Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3):
+        among what the evaluation cannot tell apart, the generator that was trained and averaged longest.
+        """
+        if distance < self.least[0]:
+            self.least = (distance, error)
+        return distance <= sum(self.least)
+
     def judge(self, distance: float, error: float, patience: int | None) -> None:
         """Count an evaluation: it is an improvement if the distance fell by more than the error of the difference."""
         before, its_error = self.milestone
@@ -122,7 +133,7 @@ class State:
 
 
 _STATEFUL = ("generator", "critic", "averaged", "terms", "generator_optimiser", "critic_optimiser")
-_COUNTERS = ("step", "update", "seconds", "attempts", "stale", "milestone", "finished")
+_COUNTERS = ("step", "update", "seconds", "attempts", "stale", "milestone", "finished", "least")
 
 
 def _optimiser(module: nn.Module, settings: AnyOptimiser) -> optim.Optimizer:

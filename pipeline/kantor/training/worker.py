@@ -119,7 +119,7 @@ class Keeper:
         bundle = self._assembly.bundle(self._job.name, {})
         self._evaluation = _evaluation(self._assembly.validation, bundle, self._job.settings.evaluate_classifier)
         value, error = self._evaluation["energy_distance"], self._evaluation["energy_distance_error"]
-        if self._job.settings.keep == "best" and (state.best is None or value < state.best.energy_distance):
+        if self._job.settings.keep == "best" and state.is_best(value, error):
             weights = {name: tensor.detach().cpu().clone() for name, tensor in state.averaged.state_dict().items()}
             state.best = Best(state.step, value, error, weights)
         state.judge(value, error, self._job.settings.patience)
