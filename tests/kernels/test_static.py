@@ -159,6 +159,7 @@ def compiled_products(target: int, d: int, gradient: bool) -> tuple[str, int]:
 def kernels() -> dict[str, tuple[Any, dict[str, Any], dict[str, str], dict[str, Any]]]:
     """Every kernel in the forms that differ: (function, constants, types, options)."""
     found: dict[str, Any] = {}
+    fused = {"enable_fp_fusion": True}
     four_warps = {"num_warps": 4, "enable_fp_fusion": True}
     for family, numbers in (("energy", (1.0,)), ("energy", (1.5,)), ("gaussian", (1.0, 2.0)), ("laplacian", (1.0,))):
         name = f"{family}-{numbers[0]}"
@@ -182,18 +183,23 @@ def kernels() -> dict[str, tuple[Any, dict[str, Any], dict[str, str], dict[str, 
     constants = products.specialisation(64, "energy", (1.0,), True, "above", False)
     found["products-above"] = products.product_kernel, constants, TYPES, products.options(64)
     constants = {"D": 100, "WIDTH": 64, "A_WEIGHTED": True, "B_WEIGHTED": False, "ROWS": products.BLOCK_ROWS}
-    found["extent"] = products.extent_kernel, constants, TYPES, {}
+    found["extent"] = products.extent_kernel, constants, TYPES, fused
     chunks = {"WIDTH": 64, "CHUNKS": 2}
     constants = chunks | {"D": 100, "POINT_EXPONENT": 6, "BLOCKS": products.BLOCKS, "ROWS": products.BLOCK_ROWS}
-    found["halves"] = products.halves_kernel, constants, TYPES, {}
+    found["halves"] = products.halves_kernel, constants, TYPES, fused
     constants = chunks | {"NEAR": 2.0**-10, "SAMPLE": products.SAMPLE, "ROWS": products.SAMPLE_ROWS}
-    found["floor"] = products.floor_kernel, constants, TYPES, {}
+    found["floor"] = products.floor_kernel, constants, TYPES, fused
     sums = {"D": 100, "WIDTH": 128, "GRAD": True, "NEAR": True, "ROWS": 8}
     types = double(parts.gather_kernel) | {"grad_ptr": "*fp32", "met_ptr": "*i32"}
-    found["gather"] = parts.gather_kernel, sums, types, {}
+    found["gather"] = parts.gather_kernel, sums, types, fused
     constants = sums | {"OWN_FACTOR": 0, "OWN_TIMES": 2, "CROSS_TIMES": 2, "WEIGHTED": True}
     types = double(parts.share_kernel) | {"grad_ptr": "*fp32", "weight_ptr": "*fp32"}
-    found["share"] = parts.share_kernel, constants, types | dict.fromkeys(("own_met_ptr", "cross_met_ptr"), "*i32"), {}
+    found["share"] = (
+        parts.share_kernel,
+        constants,
+        types | dict.fromkeys(("own_met_ptr", "cross_met_ptr"), "*i32"),
+        fused,
+    )
     return found
 
 
@@ -218,6 +224,57 @@ def test_it_compiles(form: str, target: int) -> None:
 def test_every_form_compiles(form: str, target: int) -> None:
     function, constants, types, options = kernels()[form]
     assert compiled(function, target, constants, types, **options).asm["cubin"]
+
+
+def narrow_products(ttir: str, strides: tuple[int, ...]) -> list[str]:
+    """Products in 32 bits of a number known at run time with one of these strides or with another such number."""
+    known: dict[str, int | None] = {}
+    found = []
+    for line in ttir.splitlines():
+        match = re.match(r"\s*(%\w+) = (\w+\.\w+)(.*?)( loc\(.*)?$", line)
+        if not match:
+            continue
+        result, op, rest = match[1], match[2], match[3]
+        operands = re.findall(r"%\w+", rest)
+        known.pop(result, None)
+        if op in ("arith.constant", "tt.make_range"):
+            number = re.search(r"(?:dense<|constant )(-?\d+)", op + rest)
+            known[result] = int(number[1]) if number and op == "arith.constant" else None
+        elif operands and all(operand in known for operand in operands):
+            known[result] = known[operands[0]] if op == "tt.splat" else None
+        elif op == "arith.muli" and re.search(r"(: |x)i32\b", rest):
+            constants = [known[operand] for operand in operands if operand in known]
+            if not constants or constants[0] in strides:
+                found.append(line.strip())
+    return found
+
+
+# A row times its length may pass 2^31. Allowed: part times columns, block times rows, 3 D times at most 64 blocks.
+@pytest.mark.parametrize("form, allowed", [("direct", 0), ("hvp", 0), ("products", 1), ("extent", 1), ("halves", 1),
+                                           ("floor", 0), ("gather", 0), ("share", 0)])  # fmt: skip
+def test_offsets_have_64_bits(form: str, allowed: int) -> None:
+    forms = kernels()
+    direct = pairwise.specialisation(13, "energy", (1.0,), True, "off_diagonal", True, torch.float32)
+    wide = products.specialisation(150, "energy", (1.0,), True, "off_diagonal", True)
+    hvp = second.specialisation(13, "energy", (1.0,), True, True, True, True)
+    chosen = {
+        "direct": ("direct-energy-1.0", direct),
+        "hvp": ("hvp-energy-1.0", hvp),
+        "products": ("products-128", wide),
+    }
+    source, constants = chosen.get(form, (form, {}))
+    function, usual, types, options = forms[source]
+    # Strides that no block of rows has.
+    constants = constants or {
+        **usual,
+        **({"D": 150} if "D" in usual else {}),
+        **({"CHUNKS": 3} if "CHUNKS" in usual else {}),
+    }
+    if form in ("gather", "share"):
+        constants["WIDTH"] = 256
+    ttir = compiled(function, 80, constants, types, **options).asm["ttir"]
+    found = narrow_products(ttir, (13, 150, 192, 3 * 150))
+    assert len(found) <= allowed, found
 
 
 @pytest.mark.parametrize("entry", with_slow(BUDGET["products"]), ids=name)
