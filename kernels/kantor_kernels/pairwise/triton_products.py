@@ -10,7 +10,7 @@ Launches: the extremes and sums of the features, the halves, a sample of distanc
 
 # Jitted functions are not the Python that they look like.
 # pyright: reportGeneralTypeIssues=false, reportCallIssue=false, reportAttributeAccessIssue=false
-# pyright: reportOperatorIssue=false, reportArgumentType=false
+# pyright: reportOperatorIssue=false, reportArgumentType=false, reportPossiblyUnboundVariable=false
 
 from __future__ import annotations
 
