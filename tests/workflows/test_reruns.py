@@ -93,7 +93,7 @@ def test_more_seeds_keep_what_is_there(workflow: Workflow) -> None:
             Counter(["train:wgan_gp", "train:cramer", "validate:wgan_gp", "validate:cramer", "gather"]),
         ),
         (
-            "pipeline/kantor/validation/classifier.py",
+            "pipeline/kantor/validation/compare.py",
             "import numpy",
             "import math\nimport numpy",
             Counter(["validate:wgan_gp", "validate:cramer", "gather"]),
