@@ -34,8 +34,6 @@ class Best:
     """The latest of the generators within one standard error of the nearest to the validation split."""
 
     step: int
-    energy_distance: float
-    error: float
     weights: dict[str, Tensor]
 
 

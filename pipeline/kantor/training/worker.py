@@ -121,7 +121,7 @@ class Keeper:
         value, error = self._evaluation["energy_distance"], self._evaluation["energy_distance_error"]
         if self._job.settings.keep == "best" and state.is_best(value, error):
             weights = {name: tensor.detach().cpu().clone() for name, tensor in state.averaged.state_dict().items()}
-            state.best = Best(state.step, value, error, weights)
+            state.best = Best(state.step, weights)
         state.judge(value, error, self._job.settings.patience)
 
     def _log(self, state: State, losses: list[float], *, evaluated: bool) -> None:
