@@ -1,17 +1,17 @@
-"""Threads for compiled kernels: our own, as many as PyTorch uses, so that any thread may call.
+"""Threads for compiled kernels: PyTorch's own, so that no two sets of threads want the same cores.
 
-Inside them PyTorch runs on one thread each. Its own ones spin for a while after every call, which steals the cores from
-ours, and a busy machine makes them wait for each other.
+PyTorch's OpenMP threads wait for the next parallel region by spinning, which would steal the cores from any others; asked
+through the same OpenMP library, they are the ones that do our work, and they start in microseconds. Inside of it PyTorch
+and its matrix library see that they are in a parallel region and stay on one thread each.
 """
 
 from __future__ import annotations
 
-import os
-import threading
+import ctypes
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -19,6 +19,8 @@ import torch
 PAIRS_PER_THREAD = 50_000
 # Several tasks a thread even out a busy machine.
 TASKS_PER_THREAD = 4
+
+_Region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 @dataclass(frozen=True)
@@ -29,25 +31,22 @@ class Work:
         run: run(first, last) works these rows; without the GIL, if it is to run at the same time as others.
         rows: how many there are.
         pairs: what a row costs, in pairs of points.
-        calls_torch: whether it calls PyTorch, which must then not run on threads of its own.
     """
 
     run: Callable[[int, int], None]
     rows: int
     pairs: float
-    calls_torch: bool = False
 
 
 def share(*works: Work) -> None:
-    """Do all of this, on as many threads as PyTorch uses.
+    """Do all of this, on as many threads as PyTorch uses, the caller's among them.
 
     Raises:
         Exception: the first one that a piece of work raised.
     """
     total = sum(work.rows * work.pairs for work in works)
-    available = torch.get_num_threads()
-    threads = min(available, max(1, int(total / PAIRS_PER_THREAD)))
-    if threads == 1:
+    threads = min(torch.get_num_threads(), max(1, int(total / PAIRS_PER_THREAD)))
+    if threads == 1 or _parallel() is None:
         for work in works:
             work.run(0, work.rows)
         return
@@ -56,38 +55,34 @@ def share(*works: Work) -> None:
         step = max(1, round(total / (TASKS_PER_THREAD * threads) / work.pairs))
         tasks += [(work.run, first, min(first + step, work.rows)) for first in range(0, work.rows, step)]
     remaining = iter(tasks)
+    errors: list[BaseException] = []
 
-    def drain() -> None:
-        # next() on a list's iterator is atomic under the GIL.
-        for run, first, last in remaining:
-            run(first, last)
+    def drain(_: object) -> None:
+        try:
+            # next() on a list's iterator is atomic under the GIL.
+            for run, first, last in remaining:
+                run(first, last)
+        except BaseException as error:
+            errors.append(error)
 
-    # The caller helps, unless its PyTorch would wake threads of its own.
-    helpers = threads if any(work.calls_torch for work in works) else threads - 1
-    waiting = [_pool(available).submit(drain) for _ in range(helpers)]
-    if helpers < threads:
-        drain()
-    for helper in waiting:
-        helper.result()
+    region = _Region(drain)
+    _parallel()(region, None, threads, 0)
+    if errors:
+        raise errors[0]
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    pool = ThreadPoolExecutor(threads, "kantor", initializer=_alone)
-    everyone = threading.Barrier(threads + 1)
-    for _ in range(threads):
-        pool.submit(everyone.wait)
-    everyone.wait()
-    # What the helpers set for themselves is also what threads to come would start with.
-    torch.set_num_threads(threads)
-    return pool
+def _parallel() -> Any:
+    """GOMP_parallel(function, data, threads, flags) of the OpenMP library that PyTorch is linked with, or None.
 
-
-def _alone() -> None:
-    # A thread takes over the number of threads at its first question, which must not come later.
-    torch.get_num_threads()
-    torch.set_num_threads(1)
-
-
-# Threads do not survive a fork; the child makes its own.
-os.register_at_fork(after_in_child=_pool.cache_clear)
+    Every OpenMP library for Linux has this entry, GNU's because GCC compiles `#pragma omp parallel` to it, LLVM's and
+    Intel's for its sake. A symbol is looked for in a library and in those it needs.
+    """
+    if not torch.backends.openmp.is_available():
+        return None
+    try:
+        function = ctypes.CDLL(torch._C.__file__).GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    function.argtypes, function.restype = (_Region, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+    return function

@@ -1,12 +1,15 @@
-"""Backend `cpu`: as `tiled.py`, with everything between the matrix products compiled by Numba on first use.
+"""Backend `cpu`: compiled by Numba on first use.
 
-A bias and a leaky ReLU are one pass over the values, a slope and the bias's gradient another one, and all that concerns
-single rows one call. Activations that bend are left to PyTorch, whose exponentials are faster. Shapes: B rows of a
-block, P points of the penalty, N = 2 B + P, D features, O outputs.
+A piecewise linear critic's step is one compiled function: a few rows of the batch go through all layers while their
+values and the weights stay in the caches, threads share the batch, and the gradients of their parts are added in a fixed
+order. Activations that bend run as in `tiled.py`, whose exponentials are PyTorch's, with all that concerns single rows
+compiled. Shapes: B rows of a block, P points of the penalty, N = 2 B + P, D features, O outputs.
 """
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from typing import Any
 
 import numba
@@ -14,86 +17,156 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kantor_kernels import threads
+from kantor_kernels.critic_step.cpu_products import COLUMNS, multiply, multiply_add, transpose
 from kantor_kernels.critic_step.problem import CriticStep, Loss, Perceptron, Rows
 from kantor_kernels.critic_step.tiled import Work, by_blocks
 
 _KINDS = {"wasserstein": 0, "energy": 1, "surrogate": 2}
-# Rows that are summed by themselves first: a long sum in float32 loses digits.
-_SUMMED = 32
+# Rows of the batch that go through all layers together, even: three times as many values of each layer, or four.
+PANEL = 16
 # Not "nnan" or "ninf": a NaN must come out as a NaN.
 _FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
+# Operations of a matrix product in the time of a pair of points, by which work is shared.
+_OPERATIONS_PER_PAIR = 100
 
 
 def critic_step(perceptron: Perceptron, rows: Rows, loss: Loss) -> CriticStep:
     """As the reference."""
-    return by_blocks(perceptron, rows, loss, _Compiled)
+    if not perceptron.straight:
+        return by_blocks(perceptron, rows, loss, _Bending)
+    with torch.no_grad():
+        return _kept(perceptron).run(perceptron, rows, loss)
 
 
-class _Compiled(Work):
-    """`Work` with compiled passes over its buffers."""
+# How a perceptron and its values lie in memory, level by level: level 0 is the input, level l what layer l gives.
+_SIZE, _COLUMNS, _AT, _WEIGHTS, _TRANSPOSED, _BY_WEIGHT, _BY_BIAS = range(7)
+
+
+class _Step:
+    """The layout of a perceptron, and buffers that the next step of this thread uses again.
+
+    Everything is flat, one layer after the other: W_l (out, in), W_l^T (in, out), biases, and for each part of the
+    batch its values, cotangents and gradients. Columns are padded to whole cache lines; what stands in the padding is
+    never read into a sum.
+    """
+
+    def __init__(self, perceptron: Perceptron, parts: int) -> None:
+        dtype, levels = perceptron.weights[0].dtype, len(perceptron.weights) + 1
+        self.layout = np.zeros((levels, 7), np.int64)
+        self.places: list[tuple[tuple[int, ...], tuple[int, ...], int]] = []
+        at = np.zeros(7, np.int64)
+        for level, size in enumerate([perceptron.inputs, *(len(w) for w in perceptron.weights)]):
+            columns = _padded(size)
+            self.layout[level] = size, columns, *at[_AT:]
+            at[_AT] += columns
+            if level == levels - 1:
+                break
+            outputs, bias = perceptron.weights[level].shape[0], perceptron.biases[level]
+            at[_WEIGHTS] += outputs * columns
+            at[_TRANSPOSED] += size * _padded(outputs)
+            # In the caller's tensor of all gradients.
+            self.layout[level, _BY_WEIGHT] = at[_BY_WEIGHT]
+            self.places.append(((outputs, size), (size, 1), int(at[_BY_WEIGHT])))
+            at[_BY_WEIGHT] += _padded(outputs * size)
+            self.layout[level, _BY_BIAS] = -1 if bias is None else at[_BY_WEIGHT]
+            if bias is not None:
+                self.places.append(((outputs,), (1,), int(at[_BY_WEIGHT])))
+                at[_BY_WEIGHT] += _padded(outputs)
+        _, _, values, weights, transposed, self.numbers, _ = at.tolist()
+
+        def zeros(*shape: int) -> Any:
+            return torch.zeros(shape, dtype=dtype).numpy()
+
+        self.weights, self.transposed, self.biases = zeros(weights), zeros(transposed), zeros(values)
+        self.values, self.cotangents = zeros(parts, 4 * PANEL * values), zeros(parts, 4 * PANEL * values)
+        self.scratch = zeros(parts, PANEL * int(self.layout[:, _COLUMNS].max()))
+        self.by_weights, self.by_biases = zeros(parts, weights), zeros(parts, values)
+        self.totals = np.zeros((parts, 3))
+        # Where the parameters are copied to, as tensors.
+        weights_at = torch.from_numpy(self.weights), self.layout[:-1, _WEIGHTS].tolist(), self.layout[:-1, _COLUMNS]
+        biases_at = torch.from_numpy(self.biases).split(self.layout[:, _COLUMNS].tolist())[1:]
+        flat, starts, columns = weights_at
+        self.copies = [
+            copy
+            for weight, bias, start, width, end in zip(
+                perceptron.weights, perceptron.biases, starts, columns.tolist(), biases_at, strict=True
+            )
+            for copy in (flat.as_strided(weight.shape, (width, 1), start), end[: len(weight)])[: 2 - (bias is None)]
+        ]
+
+    def run(self, perceptron: Perceptron, rows: Rows, loss: Loss) -> CriticStep:
+        torch._foreach_copy_(self.copies, perceptron.parameters())  # pyright: ignore[reportPrivateImportUsage]
+        _transpose_all(self.weights, self.transposed, self.layout)
+        conditions = rows.real[:, :0] if rows.conditions is None else rows.conditions
+        norm_P = torch.empty_like(rows.eps)
+        arrays = [_array(part) for part in (rows.real, rows.fake, conditions, *rows[3:], norm_P)]
+        kind, merged = _KINDS[loss.kind], loss.kind == "wasserstein"
+        count, parts = len(rows.real), len(self.totals)
+        panels = -(-count // PANEL)
+
+        def work(first: int, last: int) -> None:
+            for part in range(first, last):
+                _part_of_step(
+                    *(PANEL * (panels * edge // parts) for edge in (part, part + 1)),
+                    self.layout, self.weights, self.transposed, self.biases, perceptron.slope,
+                    kind, merged, loss.weight, loss.target, loss.one_sided, *arrays,
+                    self.values[part], self.cotangents[part], self.scratch[part],
+                    self.by_weights[part], self.by_biases[part], self.totals[part],
+                )  # fmt: skip
+
+        cost = 20 * count * self.by_weights.shape[1] / _OPERATIONS_PER_PAIR
+        threads.share(threads.Work(work, parts, cost / parts))
+        gradients = rows.real.new_empty(self.numbers)
+        total_3 = rows.real.new_empty(3)
+        _add_up(self.by_weights, self.by_biases, self.totals, self.layout, gradients.numpy(), total_3.numpy())
+        total, distance, penalty = total_3.unbind()
+        return CriticStep(total, distance, penalty, norm_P, tuple(gradients.as_strided(*p) for p in self.places))
+
+
+def _padded(size: int) -> int:
+    return -(-size // COLUMNS) * COLUMNS
+
+
+# Layouts that a thread keeps.
+_KEPT = 4
+_local = threading.local()
+
+
+def _kept(perceptron: Perceptron) -> _Step:
+    parts = torch.get_num_threads()
+    biased = tuple(bias is not None for bias in perceptron.biases)
+    key = (tuple(w.shape for w in perceptron.weights), biased, perceptron.weights[0].dtype, parts)
+    kept: OrderedDict[object, _Step] = _local.__dict__.setdefault("kept", OrderedDict())
+    if key not in kept:
+        kept[key] = _Step(perceptron, parts)
+        if len(kept) > _KEPT:
+            kept.popitem(last=False)
+    kept.move_to_end(key)
+    return kept[key]
+
+
+class _Bending(Work):
+    """`Work` with what concerns single rows compiled."""
 
     def __init__(self, perceptron: Perceptron, b: int, features: int, kind: str) -> None:
         super().__init__(perceptron, b, features, kind)
         self.kind, self.b = _KINDS[kind], b
-        self.straight, self.last = perceptron.straight, len(perceptron.weights) - 1
         self.x, self.g, self.v = self.values[0].numpy(), self.g_PD.numpy(), self.t[0].numpy()
-        self.views = {
-            name: [part.numpy() for part in parts]
-            for name, parts in (("h", self.h), ("r", self.r), ("s", self.s), ("t", self.t), ("u", self.u))
-        }
-        self.between_views = [h[2 * b :] for h in self.views["h"]]
-        self.sum_views = [total.numpy() for total in self.by_bias]
+        self.ends = [parts[-1].numpy() for parts in (self.h, self.r, self.s, self.t)]
 
     def load(self, rows: Rows) -> None:
         conditions = rows.real[:, :0] if rows.conditions is None else rows.conditions
         _load(self.x, _array(rows.real), _array(rows.fake), _array(conditions), _array(rows.eps), self.step_of_points)
 
-    def forward(self, perceptron: Perceptron, layer: int) -> None:
-        bias = perceptron.biases[layer]
-        if not self.straight or layer == self.last or bias is None:
-            super().forward(perceptron, layer)
-            return
-        torch.mm(self.h[layer], perceptron.weights[layer].mT, out=self.h[layer + 1])
-        _activate(self.views["h"][layer + 1], _array(bias.detach()), perceptron.slope)
-
     def start(self) -> None:
-        _start(self.views["h"][-1], self.views["s"][-1], self.kind, self.b)
+        h, _, s, _ = self.ends
+        _start(h, s, self.kind, self.b)
 
     def finish(self, rows: Rows, total_3: Tensor) -> None:
+        h, r, _, t = self.ends
         a, b = _array(rows.coefficients), _array(rows.fake_coefficients)
-        h, r, t = self.views["h"][-1], self.views["r"][-1], self.views["t"][-1]
-        _finish(h, r, t, a, b, self.kind, self.merged, self.sum_views[-1], total_3.numpy())
-
-    def reverse_between(self, perceptron: Perceptron) -> None:
-        if not self.straight:
-            super().reverse_between(perceptron)
-            return
-        for layer in range(self.last - 1, -1, -1):
-            torch.mm(self.s[layer + 1], perceptron.weights[layer + 1], out=self.s[layer])
-            s = self.views["s"][layer]
-            _slope(s, self.between_views[layer + 1], perceptron.slope, s)
-
-    def reverse_all(self, perceptron: Perceptron) -> None:
-        if not self.straight:
-            super().reverse_all(perceptron)
-            return
-        for layer in range(self.last - 1, -1, -1):
-            torch.mm(self.r[layer + 1], perceptron.weights[layer + 1], out=self.r[layer])
-            rows = len(self.biased[layer])
-            r, h = self.views["r"][layer], self.views["h"][layer + 1]
-            _slope_and_sum(r, h, perceptron.slope, self.sum_views[layer], rows)
-
-    def tangent(self, perceptron: Perceptron, layer: int) -> None:
-        if not self.straight:
-            super().tangent(perceptron, layer)
-            return
-        h, t = self.between_views[layer + 1], self.views["t"][layer + 1]
-        _slope(self.views["u"][layer], h, perceptron.slope, t)
-
-    def sum_biased(self) -> None:
-        # Straight layers are summed where r is written.
-        if not self.straight:
-            super().sum_biased()
+        _finish(h, r, t, a, b, self.kind, self.merged, total_3.numpy())
 
     def penalise(self, coefficient_P: Tensor, loss: Loss, norm_P: Tensor, total_3: Tensor) -> None:
         coefficients, norms, total = _array(coefficient_P), norm_P.numpy(), total_3.numpy()
@@ -108,20 +181,162 @@ def _compiled(function: Any) -> Any:
     return numba.njit(cache=True, nogil=True, fastmath=_FASTMATH, error_model="numpy")(function)
 
 
+# The layout
+
+
 @_compiled
-def _load(x: Any, real: Any, fake: Any, conditions: Any, eps: Any, step: int) -> None:
-    b, d = real.shape
-    for i in range(b):
-        for j in range(d):
-            x[i, j], x[b + i, j] = real[i, j], fake[i, j]
-        for j in range(conditions.shape[1]):
-            x[i, d + j] = x[b + i, d + j] = conditions[i, j]
-    for p in range(len(eps)):
-        i = step * p
-        for j in range(d):
-            x[2 * b + p, j] = fake[i, j] + eps[p] * (real[i, j] - fake[i, j])
-        for j in range(conditions.shape[1]):
-            x[2 * b + p, d + j] = conditions[i, j]
+def _rows_at(flat: Any, layout: Any, level: int, rows: int) -> Any:
+    """Values or cotangents of a level, or with one row its biases."""
+    first, columns = rows * layout[level, _AT], layout[level, _COLUMNS]
+    return flat[first : first + rows * columns].reshape(rows, columns)
+
+
+@_compiled
+def _weights_at(flat: Any, layout: Any, level: int) -> Any:
+    """The weights above a level, or their gradient."""
+    first, rows, columns = layout[level, _WEIGHTS], layout[level + 1, _SIZE], layout[level, _COLUMNS]
+    return flat[first : first + rows * columns].reshape(rows, columns)
+
+
+@_compiled
+def _transposed_at(flat: Any, layout: Any, level: int) -> Any:
+    first, rows, columns = layout[level, _TRANSPOSED], layout[level, _SIZE], layout[level + 1, _COLUMNS]
+    return flat[first : first + rows * columns].reshape(rows, columns)
+
+
+@_compiled
+def _transpose_all(weights: Any, transposed: Any, layout: Any) -> None:
+    for level in range(len(layout) - 1):
+        transpose(_transposed_at(transposed, layout, level), _weights_at(weights, layout, level))
+
+
+@_compiled
+def _add_up(by_weights: Any, by_biases: Any, totals: Any, layout: Any, gradients: Any, total: Any) -> None:
+    """The sums over all parts, in the caller's layout."""
+    for level in range(len(layout) - 1):
+        for i in range(layout[level + 1, _SIZE]):
+            first = layout[level, _BY_WEIGHT] + i * layout[level, _SIZE]
+            here = layout[level, _WEIGHTS] + i * layout[level, _COLUMNS]
+            _add_row(by_weights, here, gradients[first : first + layout[level, _SIZE]])
+        first = layout[level, _BY_BIAS]
+        if first >= 0:
+            _add_row(by_biases, layout[level + 1, _AT], gradients[first : first + layout[level + 1, _SIZE]])
+    total[:] = totals.sum(0)
+
+
+@_compiled
+def _add_row(parts: Any, here: int, out: Any) -> None:
+    row = parts[0, here : here + len(out)]
+    if len(parts) == 1:
+        for j in range(len(out)):
+            out[j] = row[j]
+        return
+    other = parts[1, here : here + len(out)]
+    for j in range(len(out)):
+        out[j] = row[j] + other[j]
+    for part in range(2, len(parts)):
+        other = parts[part, here : here + len(out)]
+        for j in range(len(out)):
+            out[j] += other[j]
+
+
+# Layers
+
+
+@_compiled
+def _part_of_step(
+    start: int, stop: int, layout: Any, weights: Any, transposed: Any, biases: Any, slope: float,
+    kind: int, merged: bool, weight: float, target: float, one_sided: bool,
+    real: Any, fake: Any, conditions: Any, eps: Any, a: Any, b: Any, c: Any, norms: Any,
+    values: Any, cotangents: Any, scratch: Any, by_weights: Any, by_biases: Any, total: Any,
+) -> None:  # fmt: skip
+    """Gradients, norms and totals of rows start to stop of the batch, a panel after the other."""
+    by_biases[:] = 0
+    total[:] = 0
+    if start >= len(real):
+        by_weights[:] = 0
+    pair = 2 if kind == 1 else 1
+    for first in range(start, min(stop, len(real)), PANEL):
+        last = min(first + PANEL, len(real))
+        p, q = first // pair, last // pair
+        _panel(
+            layout, weights, transposed, biases, slope, kind, merged, weight, target, one_sided,
+            real[first:last], fake[first:last], conditions[first:last], eps[p:q], a[p:q], b[p:q], c[p:q], norms[p:q],
+            values, cotangents, scratch, by_weights, by_biases, total, first > start,
+        )  # fmt: skip
+
+
+@_compiled
+def _panel(
+    layout: Any, weights: Any, transposed: Any, biases: Any, slope: float,
+    kind: int, merged: bool, weight: float, target: float, one_sided: bool,
+    real: Any, fake: Any, conditions: Any, eps: Any, a: Any, b: Any, c: Any, norms: Any,
+    values: Any, cotangents: Any, scratch: Any, by_weights: Any, by_biases: Any, total: Any, add: bool,
+) -> None:  # fmt: skip
+    """The steps of `tiled.Work.step`, where the letters h, r, s, t, u, g, v and `merged` are explained."""
+    top, points = len(layout) - 1, len(eps)
+    between, rows = 2 * len(real), 2 * len(real) + points
+    tangents = between if merged else rows
+    every = tangents + points
+    biased = between if merged else rows
+    x, outputs = _rows_at(values, layout, 0, every), layout[top, _SIZE]
+    _load(x, real, fake, conditions, eps, len(real) // points)
+
+    for level in range(top):
+        h, z = _rows_at(values, layout, level, every)[:rows], _rows_at(values, layout, level + 1, every)[:rows]
+        multiply(z, h, _transposed_at(transposed, layout, level))
+        _activate(z, _rows_at(biases, layout, level + 1, 1)[0], slope if level + 1 < top else 1.0)
+
+    h, r = _rows_at(values, layout, top, every), _rows_at(cotangents, layout, top, every)
+    _start(h[:rows, :outputs], r[tangents:, :outputs], kind, len(real))
+    if merged:
+        _finish(h[:rows, :outputs], r[:rows, :outputs], h[tangents:, :outputs], a, b, kind, merged, total)
+        _reverse(layout, weights, slope, values, cotangents, every, 0, rows, 0, biased, by_biases)
+    else:
+        _reverse(layout, weights, slope, values, cotangents, every, tangents, every, between - tangents, 0, by_biases)
+
+    g = scratch[: points * layout[0, _COLUMNS]].reshape(points, layout[0, _COLUMNS])
+    multiply(g, _rows_at(cotangents, layout, 1, every)[tangents:], _weights_at(weights, layout, 0))
+    _penalise(g[:, : real.shape[1]], c, weight, target, one_sided, norms, x[tangents:], total)
+
+    for level in range(top - 1):
+        t, h = _rows_at(values, layout, level, every)[tangents:], _rows_at(values, layout, level + 1, every)
+        u = scratch[: points * h.shape[1]].reshape(points, h.shape[1])
+        multiply(u, t, _transposed_at(transposed, layout, level))
+        _slope(u, h[between:rows], slope, h[tangents:])
+
+    if not merged:
+        h, t = _rows_at(values, layout, top, every), _rows_at(values, layout, top - 1, every)[tangents:]
+        multiply(h[tangents:], t, _transposed_at(transposed, layout, top - 1))
+        _finish(h[:rows, :outputs], r[:rows, :outputs], h[tangents:, :outputs], a, b, kind, merged, total)
+        _reverse(layout, weights, slope, values, cotangents, every, 0, rows, 0, biased, by_biases)
+
+    for level in range(top):
+        r, h = _rows_at(cotangents, layout, level + 1, every), _rows_at(values, layout, level, every)
+        if add:
+            multiply_add(_weights_at(by_weights, layout, level), r.T, h)
+        else:
+            multiply(_weights_at(by_weights, layout, level), r.T, h)
+
+
+@_compiled
+def _reverse(
+    layout: Any, weights: Any, slope: float, values: Any, cotangents: Any,
+    every: int, first: int, last: int, shift: int, biased: int, by_biases: Any,
+) -> None:  # fmt: skip
+    """Cotangents of rows first to last from the top level down to 1; their values stand `shift` rows on.
+
+    The first `biased` of them are added to the gradients of the biases.
+    """
+    for level in range(len(layout) - 1, 0, -1):
+        r = _rows_at(cotangents, layout, level, every)[first:last]
+        total = _rows_at(by_biases, layout, level, 1)[0]
+        for i in range(biased):
+            total += r[i]
+        if level > 1:
+            below = _rows_at(cotangents, layout, level - 1, every)[first:last]
+            multiply(below, r, _weights_at(weights, layout, level - 1))
+            _slope(below, _rows_at(values, layout, level - 1, every)[first + shift : last + shift], slope, below)
 
 
 @_compiled
@@ -142,23 +357,23 @@ def _slope(by_h: Any, h: Any, slope: float, out: Any) -> None:
             out[i, j] = by_h[i, j] if h[i, j] > 0 else by_h[i, j] * below
 
 
+# Rows
+
+
 @_compiled
-def _slope_and_sum(r: Any, h: Any, slope: float, total: Any, rows: int) -> None:
-    """`_slope` in place, and the sum over the first rows."""
-    below = h.dtype.type(slope)
-    total[:] = 0
-    part = np.empty_like(total)
-    for first in range(0, rows, _SUMMED):
-        part[:] = 0
-        for i in range(first, min(first + _SUMMED, rows)):
-            for j in range(h.shape[1]):
-                value = r[i, j] if h[i, j] > 0 else r[i, j] * below
-                r[i, j] = value
-                part[j] += value
-        total += part
-    for i in range(rows, h.shape[0]):
-        for j in range(h.shape[1]):
-            r[i, j] = r[i, j] if h[i, j] > 0 else r[i, j] * below
+def _load(x: Any, real: Any, fake: Any, conditions: Any, eps: Any, step: int) -> None:
+    b, d = real.shape
+    for i in range(b):
+        for j in range(d):
+            x[i, j], x[b + i, j] = real[i, j], fake[i, j]
+        for j in range(conditions.shape[1]):
+            x[i, d + j] = x[b + i, d + j] = conditions[i, j]
+    for p in range(len(eps)):
+        i = step * p
+        for j in range(d):
+            x[2 * b + p, j] = fake[i, j] + eps[p] * (real[i, j] - fake[i, j])
+        for j in range(conditions.shape[1]):
+            x[2 * b + p, d + j] = conditions[i, j]
 
 
 @_compiled
@@ -182,7 +397,7 @@ def _penalise(
             v[p, j] = factor * g[p, j]
         v[p, g.shape[1] :] = 0
     total[0] += weight * penalty
-    total[2] = penalty
+    total[2] += penalty
 
 
 @_compiled
@@ -199,8 +414,8 @@ def _start(h: Any, s: Any, kind: int, b: int) -> None:
 
 
 @_compiled
-def _finish(h: Any, r: Any, t: Any, a: Any, b: Any, kind: int, merged: bool, sums: Any, total: Any) -> None:
-    """The distance, r of the last layer, and its sum over rows."""
+def _finish(h: Any, r: Any, t: Any, a: Any, b: Any, kind: int, merged: bool, total: Any) -> None:
+    """The distance, and r of the last layer."""
     rows, distance = 0, 0.0
     if kind == 0:
         rows = len(a)
@@ -226,10 +441,7 @@ def _finish(h: Any, r: Any, t: Any, a: Any, b: Any, kind: int, merged: bool, sum
             _turn(h, r, t[p], 2 * rows + p, near, 1.0)
             _turn(h, r, t[p], 2 * rows + p, far, -1.0)
     total[0] -= distance
-    total[1] = distance
-    sums[:] = 0
-    for i in range(2 * rows if merged else len(r)):
-        sums += r[i]
+    total[1] += distance
 
 
 @_compiled

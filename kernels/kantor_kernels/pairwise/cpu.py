@@ -267,7 +267,7 @@ def _sums(x: _Sample, y: _Sample, family: str, constants: Sequence[float], pairs
     else:
         kernel = _tile_kernel(family, len(constants), dtype, want_grad)
         run = partial(_tiles, kernel, x, y, scale, value_BN, slope_BND, pairs)
-        work = Work(run, batch * -(-n // TILE_ROWS), TILE_ROWS * columns, calls_torch=True)
+        work = Work(run, batch * -(-n // TILE_ROWS), TILE_ROWS * columns)
     return _Sums(value_BN, slope_BND, x.weight, 2.0 if pairs == _BELOW else 1.0, work)
 
 

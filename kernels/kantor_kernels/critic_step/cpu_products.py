@@ -1,0 +1,196 @@
+"""Matrix products inside of compiled functions: a tile of the result in vector registers, written in LLVM's vectors.
+
+A library's product costs a call through the interpreter, and its threads meet after each one. With products of its own a
+whole step is one compiled function, which runs on any thread without the interpreter and keeps its rows in the caches.
+Arrays are row-major; columns come in multiples of `COLUMNS`, rows in any number. K is the length of the sums.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import llvmlite.binding as llvm
+import numba
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+# Bytes of a vector. A tile of 6 x 4 vectors of 64 bytes, or 6 x 2 of 32, leaves registers for what is multiplied.
+_WIDE = 64 if llvm.get_host_cpu_features().get("avx512f", False) else 32
+_ROWS, _VECTORS = 6, 4 if _WIDE == 64 else 2
+# Every width is padded to whole cache lines, in single precision this many numbers.
+COLUMNS = 16
+
+
+class _Code:
+    """What an intrinsic writes: addresses in bytes, vectors of the type of its first array."""
+
+    def __init__(self, context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> None:
+        self.context, self.builder, self.signature, self.arguments = context, builder, signature, arguments
+        self.number = context.get_value_type(signature.args[0].dtype)
+        self.size = context.get_abi_sizeof(self.number)
+        self.vector = ir.VectorType(self.number, _WIDE // self.size)
+        self.index = arguments[-1].type
+        self.nothing = ir.Constant(self.vector, ir.Undefined)
+
+    def array(self, position: int) -> tuple[Any, Any, Any, Any]:
+        """Address, strides in bytes and number of rows of an argument."""
+        view = self.context.make_array(self.signature.args[position])(
+            self.context, self.builder, self.arguments[position]
+        )
+        rows, columns = cgutils.unpack_tuple(self.builder, view.strides)
+        return (
+            self.builder.ptrtoint(view.data, self.index),
+            rows,
+            columns,
+            cgutils.unpack_tuple(self.builder, view.shape)[0],
+        )
+
+    def address(self, base: Any, *steps: tuple[Any, Any]) -> Any:
+        for count, stride in steps:
+            base = self.builder.add(base, self.builder.mul(count, stride))
+        return base
+
+    def load(self, at: Any, kind: Any) -> Any:
+        return self.builder.load(self.builder.inttoptr(at, kind.as_pointer()), align=self.size)
+
+    def store(self, value: Any, at: Any) -> None:
+        self.builder.store(value, self.builder.inttoptr(at, value.type.as_pointer()), align=self.size)
+
+    def spread(self, number: Any) -> Any:
+        """A vector of equal numbers."""
+        first = self.builder.insert_element(self.nothing, number, ir.IntType(32)(0))
+        return self.pick(first, self.nothing, [0] * self.vector.count)
+
+    def pick(self, one: Any, two: Any, places: list[int]) -> Any:
+        chosen = ir.Constant(ir.VectorType(ir.IntType(32), len(places)), places)
+        return self.builder.shuffle_vector(one, two, chosen)
+
+
+def _tile(rows: int, columns: int, *, add: bool) -> Any:
+    """tile(c, a, b, i, j): c[i : i + rows, j : j + columns] (+)= a[i : i + rows, :K] b[:, j : j + columns].
+
+    Columns are counted in single precision; in double precision a tile has half as many.
+    """
+    vectors = 4 * columns // _WIDE
+
+    @intrinsic
+    def tile(_: Any, c: Any, a: Any, b: Any, i: Any, j: Any) -> Any:
+        def generate(*parts: Any) -> Any:
+            code = _Code(*parts)
+            builder, vector, index = code.builder, code.vector, code.index
+            name = f"llvm.fmuladd.v{vector.count}f{8 * code.size}"
+            fused = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
+            row, column = code.arguments[3:]
+            c_at, c_row, c_column, _ = code.array(0)
+            a_at, a_row, a_k, _ = code.array(1)
+            b_at, b_k, b_column, length = code.array(2)
+            c_at = code.address(c_at, (row, c_row), (column, c_column))
+            a_at, b_at = code.address(a_at, (row, a_row)), code.address(b_at, (column, b_column))
+
+            before, loop, after = builder.block, builder.append_basic_block("sum"), builder.append_basic_block("store")
+            builder.cbranch(builder.icmp_signed(">", length, index(0)), loop, after)
+            builder.position_at_end(loop)
+            k = builder.phi(index)
+            sums = [[builder.phi(vector) for _ in range(vectors)] for _ in range(rows)]
+            right = [code.load(code.address(b_at, (k, b_k), (index(v), index(_WIDE))), vector) for v in range(vectors)]
+            totals = []
+            for r, parts_of_row in enumerate(sums):
+                left = code.spread(code.load(code.address(a_at, (index(r), a_row), (k, a_k)), code.number))
+                totals.append([builder.call(fused, [left, y, s]) for y, s in zip(right, parts_of_row, strict=True)])
+            following = builder.add(k, index(1))
+            builder.cbranch(builder.icmp_signed("<", following, length), loop, after)
+
+            builder.position_at_end(after)
+            zero = ir.Constant(vector, [0.0] * vector.count)
+            k.add_incoming(index(0), before)
+            k.add_incoming(following, loop)
+            results = [[builder.phi(vector) for _ in range(vectors)] for _ in range(rows)]
+            for r, v in itertools.product(range(rows), range(vectors)):
+                for phi in (sums[r][v], results[r][v]):
+                    phi.add_incoming(zero, before)
+                    phi.add_incoming(totals[r][v], loop)
+            for r, v in itertools.product(range(rows), range(vectors)):
+                at = code.address(c_at, (index(r), c_row), (index(v), index(_WIDE)))
+                value = results[r][v]
+                code.store(builder.fadd(value, code.load(at, vector)) if add else value, at)
+            return code.context.get_dummy_value()
+
+        return types.void(c, a, b, types.intp, types.intp), generate
+
+    return tile
+
+
+@intrinsic
+def _square(_: Any, out: Any, a: Any, i: Any, j: Any) -> Any:
+    """out[j : j + n, i : i + n] = a[i : i + n, j : j + n]^T, n the numbers of a vector."""
+
+    def generate(*parts: Any) -> Any:
+        code = _Code(*parts)
+        n, index = code.vector.count, code.index
+        row, column = code.arguments[2:]
+        out_at, out_row, out_column, _ = code.array(0)
+        a_at, a_row, a_column, _ = code.array(1)
+        a_at = code.address(a_at, (row, a_row), (column, a_column))
+        out_at = code.address(out_at, (column, out_row), (row, out_column))
+        rows = [code.load(code.address(a_at, (index(r), a_row)), code.vector) for r in range(n)]
+        # Shuffling a pack of n rows perfectly, log2(n) times, turns it.
+        low = [place + n * side for place in range(n // 2) for side in (0, 1)]
+        high = [place + n // 2 for place in low]
+        for _ in range(n.bit_length() - 1):
+            pairs = zip(rows[: n // 2], rows[n // 2 :], strict=True)
+            rows = [code.pick(one, two, half) for one, two in pairs for half in (low, high)]
+        for r, value in enumerate(rows):
+            code.store(value, code.address(out_at, (index(r), out_row)))
+        return code.context.get_dummy_value()
+
+    return types.void(out, a, types.intp, types.intp), generate
+
+
+@numba.njit(nogil=True, inline="never")
+def transpose(out: Any, a: Any) -> None:
+    """out[: a.shape[1], : a.shape[0]] = a^T; a may have more columns than `out` rows."""
+    m, n = a.shape[0], min(a.shape[1], out.shape[0])
+    side = _WIDE // a.itemsize
+    even_m, even_n = m - m % side, n - n % side
+    for i in range(0, even_m, side):
+        for j in range(0, even_n, side):
+            _square(out, a, i, j)
+    for i in range(m):
+        for j in range(0 if i >= even_m else even_n, n):
+            out[j, i] = a[i, j]
+
+
+def _product(*, add: bool) -> Any:
+    wide, narrow = _WIDE * _VECTORS // 4, COLUMNS
+    block, strip = _tile(_ROWS, wide, add=add), _tile(_ROWS, narrow, add=add)
+    row, end = _tile(1, wide, add=add), _tile(1, narrow, add=add)
+    height = _ROWS
+
+    @numba.njit(nogil=True, inline="never")
+    def product(c: Any, a: Any, b: Any) -> None:
+        m, n = c.shape
+        across = wide * 4 // c.itemsize
+        thin = narrow * 4 // c.itemsize
+        even = m - m % height
+        j = 0
+        while j < n:
+            if n - j >= across:
+                for i in range(0, even, height):
+                    block(c, a, b, i, j)
+                for i in range(even, m):
+                    row(c, a, b, i, j)
+                j += across
+            else:
+                for i in range(0, even, height):
+                    strip(c, a, b, i, j)
+                for i in range(even, m):
+                    end(c, a, b, i, j)
+                j += thin
+
+    return product
+
+
+# c = a b and c += a b, with a (M, >= K) in any layout, b (K, >= N), c (M, N), N a multiple of whole cache lines.
+multiply, multiply_add = _product(add=False), _product(add=True)
