@@ -1,8 +1,8 @@
 """Threads for compiled kernels: PyTorch's own, so that no two sets of threads want the same cores.
 
-PyTorch's OpenMP threads wait for the next parallel region by spinning, which would steal the cores from any others; asked
-through the same OpenMP library, they are the ones that do our work, and they start in microseconds. Inside of it PyTorch
-and its matrix library see that they are in a parallel region and stay on one thread each.
+PyTorch's OpenMP threads wait for the next parallel region by spinning, which would steal the cores from any others.
+Asked through the same OpenMP library, they are the ones that do our work, and they start in microseconds. Inside of it
+PyTorch and its matrix library see that they are in a parallel region and stay on one thread each.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Backend `cpu`: compiled by Numba on first use.
 
 A piecewise linear critic's step is one compiled function: a few rows of the batch go through all layers while their
-values and the weights stay in the caches, threads share the batch, and the gradients of their parts are added in a fixed
-order. Activations that bend run as in `tiled.py`, whose exponentials are PyTorch's, with all that concerns single rows
-compiled. Shapes: B rows of a block, P points of the penalty, N = 2 B + P, D features, O outputs.
+values and the weights stay in the caches, threads share the batch, and the gradients of their parts are added in a
+fixed order. Activations that bend run as in `tiled.py`, whose exponentials are PyTorch's, with all that concerns single
+rows compiled. Shapes: B rows of a block, P points of the penalty, N = 2 B + P, D features, O outputs.
 """
 
 from __future__ import annotations
@@ -83,17 +83,14 @@ class _Step:
         self.scratch = zeros(parts, PANEL * int(self.layout[:, _COLUMNS].max()))
         self.by_weights, self.by_biases = zeros(parts, weights), zeros(parts, values)
         self.totals = np.zeros((parts, 3))
-        # Where the parameters are copied to, as tensors.
-        weights_at = torch.from_numpy(self.weights), self.layout[:-1, _WEIGHTS].tolist(), self.layout[:-1, _COLUMNS]
-        biases_at = torch.from_numpy(self.biases).split(self.layout[:, _COLUMNS].tolist())[1:]
-        flat, starts, columns = weights_at
-        self.copies = [
-            copy
-            for weight, bias, start, width, end in zip(
-                perceptron.weights, perceptron.biases, starts, columns.tolist(), biases_at, strict=True
-            )
-            for copy in (flat.as_strided(weight.shape, (width, 1), start), end[: len(weight)])[: 2 - (bias is None)]
-        ]
+        # Where the parameters are copied to, as tensors in their order.
+        self.copies: list[Tensor] = []
+        weights_at, biases_at = torch.from_numpy(self.weights), torch.from_numpy(self.biases)
+        for level, (weight, bias) in enumerate(zip(perceptron.weights, perceptron.biases, strict=True)):
+            start, columns = int(self.layout[level, _WEIGHTS]), int(self.layout[level, _COLUMNS])
+            self.copies.append(weights_at.as_strided(weight.shape, (columns, 1), start))
+            if bias is not None:
+                self.copies.append(biases_at[self.layout[level + 1, _AT] :][: len(bias)])
 
     def run(self, perceptron: Perceptron, rows: Rows, loss: Loss) -> CriticStep:
         torch._foreach_copy_(self.copies, perceptron.parameters())  # pyright: ignore[reportPrivateImportUsage]
@@ -336,7 +333,7 @@ def _reverse(
         if level > 1:
             below = _rows_at(cotangents, layout, level - 1, every)[first:last]
             multiply(below, r, _weights_at(weights, layout, level - 1))
-            _slope(below, _rows_at(values, layout, level - 1, every)[first + shift : last + shift], slope, below)
+            _slope_in_place(below, _rows_at(values, layout, level - 1, every)[first + shift : last + shift], slope)
 
 
 @_compiled
@@ -355,6 +352,15 @@ def _slope(by_h: Any, h: Any, slope: float, out: Any) -> None:
     for i in range(h.shape[0]):
         for j in range(h.shape[1]):
             out[i, j] = by_h[i, j] if h[i, j] > 0 else by_h[i, j] * below
+
+
+@_compiled
+def _slope_in_place(by_h: Any, h: Any, slope: float) -> None:
+    # A function of its own: where two of three arrays may be the same, the compiler gives up vectors.
+    below = h.dtype.type(slope)
+    for i in range(h.shape[0]):
+        for j in range(h.shape[1]):
+            by_h[i, j] = by_h[i, j] if h[i, j] > 0 else by_h[i, j] * below
 
 
 # Rows

@@ -1,8 +1,8 @@
 """Matrix products inside of compiled functions: a tile of the result in vector registers, written in LLVM's vectors.
 
-A library's product costs a call through the interpreter, and its threads meet after each one. With products of its own a
-whole step is one compiled function, which runs on any thread without the interpreter and keeps its rows in the caches.
-Arrays are row-major; columns come in multiples of `COLUMNS`, rows in any number. K is the length of the sums.
+A library's product costs a call through the interpreter, and its threads meet after each one. With products of its own
+a whole step is one compiled function, which runs on any thread without the interpreter and keeps its rows in the
+caches. Arrays are row-major; columns come in multiples of `COLUMNS`, rows in any number. K is the length of the sums.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-# Bytes of a vector. A tile of 6 x 4 vectors of 64 bytes, or 6 x 2 of 32, leaves registers for what is multiplied.
+# Bytes of a vector. A tile of six rows of 4 vectors of 64 bytes, or 2 of 32, leaves registers for what is multiplied.
 _WIDE = 64 if llvm.get_host_cpu_features().get("avx512f", False) else 32
-_ROWS, _VECTORS = 6, 4 if _WIDE == 64 else 2
+_VECTORS = 4 if _WIDE == 64 else 2
 # Every width is padded to whole cache lines, in single precision this many numbers.
 COLUMNS = 16
 
@@ -122,8 +122,7 @@ def _tile(rows: int, columns: int, *, add: bool) -> Any:
     return tile
 
 
-@intrinsic
-def _square(_: Any, out: Any, a: Any, i: Any, j: Any) -> Any:
+def _turned(_: Any, out: Any, a: Any, i: Any, j: Any) -> Any:
     """out[j : j + n, i : i + n] = a[i : i + n, j : j + n]^T, n the numbers of a vector."""
 
     def generate(*parts: Any) -> Any:
@@ -148,6 +147,9 @@ def _square(_: Any, out: Any, a: Any, i: Any, j: Any) -> Any:
     return types.void(out, a, types.intp, types.intp), generate
 
 
+_square: Any = intrinsic(_turned)
+
+
 @numba.njit(nogil=True, inline="never")
 def transpose(out: Any, a: Any) -> None:
     """out[: a.shape[1], : a.shape[0]] = a^T; a may have more columns than `out` rows."""
@@ -162,32 +164,41 @@ def transpose(out: Any, a: Any) -> None:
             out[j, i] = a[i, j]
 
 
+def _strip(columns: int, *, add: bool) -> Any:
+    """strip(c, a, b, j): these columns of all rows, in tiles of six rows, and of four and one for what is left."""
+    six, four, one = (_tile(rows, columns, add=add) for rows in (6, 4, 1))
+
+    @numba.njit(nogil=True)
+    def strip(c: Any, a: Any, b: Any, j: int) -> None:
+        rows = c.shape[0]
+        i = 0
+        while i + 6 <= rows:
+            six(c, a, b, i, j)
+            i += 6
+        if i + 4 <= rows:
+            four(c, a, b, i, j)
+            i += 4
+        while i < rows:
+            one(c, a, b, i, j)
+            i += 1
+
+    return strip
+
+
 def _product(*, add: bool) -> Any:
-    wide, narrow = _WIDE * _VECTORS // 4, COLUMNS
-    block, strip = _tile(_ROWS, wide, add=add), _tile(_ROWS, narrow, add=add)
-    row, end = _tile(1, wide, add=add), _tile(1, narrow, add=add)
-    height = _ROWS
+    columns = _WIDE * _VECTORS // 4
+    wide, narrow = _strip(columns, add=add), _strip(COLUMNS, add=add)
 
     @numba.njit(nogil=True, inline="never")
     def product(c: Any, a: Any, b: Any) -> None:
-        m, n = c.shape
-        across = wide * 4 // c.itemsize
-        thin = narrow * 4 // c.itemsize
-        even = m - m % height
+        across, thin = columns * 4 // c.itemsize, COLUMNS * 4 // c.itemsize
         j = 0
-        while j < n:
-            if n - j >= across:
-                for i in range(0, even, height):
-                    block(c, a, b, i, j)
-                for i in range(even, m):
-                    row(c, a, b, i, j)
-                j += across
-            else:
-                for i in range(0, even, height):
-                    strip(c, a, b, i, j)
-                for i in range(even, m):
-                    end(c, a, b, i, j)
-                j += thin
+        while j + across <= c.shape[1]:
+            wide(c, a, b, j)
+            j += across
+        while j < c.shape[1]:
+            narrow(c, a, b, j)
+            j += thin
 
     return product
 
