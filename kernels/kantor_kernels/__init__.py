@@ -1,7 +1,7 @@
 """Kernels of critic-heavy generative training, usable alone: pairwise statistics, gradient penalty, two-sample test."""
 
 from kantor_kernels.backends import Explanation
-from kantor_kernels.critic_step import CriticStep, Perceptron, mlp_critic_step
+from kantor_kernels.critic_step import CriticStep, Perceptron, mlp_critic_step, mlp_forward
 from kantor_kernels.gradient_penalty import GradientPenalty, gradient_penalty
 from kantor_kernels.pairwise import (
     Energy,
@@ -42,6 +42,7 @@ __all__ = [
     "gradient_penalty",
     "kernel_potential",
     "mlp_critic_step",
+    "mlp_forward",
     "mmd",
     "self_energy",
     "sliced_energy_distance",

@@ -1,7 +1,7 @@
 """The step of a penalised perceptron critic in closed form."""
 
 from kantor_kernels.critic_step.autograd import with_gradients
-from kantor_kernels.critic_step.functional import mlp_critic_step
+from kantor_kernels.critic_step.functional import mlp_critic_step, mlp_forward
 from kantor_kernels.critic_step.problem import CriticStep, Perceptron
 
-__all__ = ["CriticStep", "Perceptron", "mlp_critic_step", "with_gradients"]
+__all__ = ["CriticStep", "Perceptron", "mlp_critic_step", "mlp_forward", "with_gradients"]

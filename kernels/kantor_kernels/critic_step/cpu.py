@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from kantor_kernels import threads
+from kantor_kernels.critic_step import reference
 from kantor_kernels.critic_step.cpu_products import COLUMNS, multiply, multiply_add, transpose
 from kantor_kernels.critic_step.problem import CriticStep, Loss, Perceptron, Rows
 from kantor_kernels.critic_step.tiled import Work, by_blocks
@@ -37,6 +38,13 @@ def critic_step(perceptron: Perceptron, rows: Rows, loss: Loss) -> CriticStep:
         return by_blocks(perceptron, rows, loss, _Bending)
     with torch.no_grad():
         return _kept(perceptron).run(perceptron, rows, loss)
+
+
+def forward(perceptron: Perceptron, x_NI: Tensor) -> Tensor:
+    """As `reference.forward`; a row's values do not depend on the rows beside it, nor on the threads."""
+    if not perceptron.straight:
+        return reference.forward(perceptron, perceptron.parameters(), x_NI)
+    return _kept(perceptron).forward(perceptron, x_NI)
 
 
 # How a perceptron and its values lie in memory, level by level: level 0 is the input, level l what layer l gives.
@@ -92,9 +100,28 @@ class _Step:
             if bias is not None:
                 self.copies.append(biases_at[self.layout[level + 1, _AT] :][: len(bias)])
 
-    def run(self, perceptron: Perceptron, rows: Rows, loss: Loss) -> CriticStep:
+    def lay_out(self, perceptron: Perceptron) -> None:
         torch._foreach_copy_(self.copies, perceptron.parameters())  # pyright: ignore[reportPrivateImportUsage]
         _transpose_all(self.weights, self.transposed, self.layout)
+
+    def forward(self, perceptron: Perceptron, x_NI: Tensor) -> Tensor:
+        self.lay_out(perceptron)
+        out_NO = x_NI.new_empty(len(x_NI), perceptron.outputs)
+        x, out, parts = _array(x_NI), out_NO.numpy(), len(self.totals)
+
+        def work(first: int, last: int) -> None:
+            for part in range(first, last):
+                mine = slice(*(len(x) * edge // parts for edge in (part, part + 1)))
+                _forward(
+                    x[mine], out[mine], self.layout, self.transposed, self.biases, perceptron.slope, self.values[part]
+                )
+
+        cost = 2 * len(x) * self.by_weights.shape[1] / _OPERATIONS_PER_PAIR
+        threads.share(threads.Work(work, parts, cost / parts))
+        return out_NO
+
+    def run(self, perceptron: Perceptron, rows: Rows, loss: Loss) -> CriticStep:
+        self.lay_out(perceptron)
         conditions = rows.real[:, :0] if rows.conditions is None else rows.conditions
         norm_P = torch.empty_like(rows.eps)
         arrays = [_array(part) for part in (rows.real, rows.fake, conditions, *rows[3:], norm_P)]
@@ -279,10 +306,7 @@ def _panel(
     x, outputs = _rows_at(values, layout, 0, every), layout[top, _SIZE]
     _load(x, real, fake, conditions, eps, len(real) // points)
 
-    for level in range(top):
-        h, z = _rows_at(values, layout, level, every)[:rows], _rows_at(values, layout, level + 1, every)[:rows]
-        multiply(z, h, _transposed_at(transposed, layout, level))
-        _activate(z, _rows_at(biases, layout, level + 1, 1)[0], slope if level + 1 < top else 1.0)
+    _up(layout, transposed, biases, slope, values, every, rows)
 
     h, r = _rows_at(values, layout, top, every), _rows_at(cotangents, layout, top, every)
     _start(h[:rows, :outputs], r[tangents:, :outputs], kind, len(real))
@@ -314,6 +338,27 @@ def _panel(
             multiply_add(_weights_at(by_weights, layout, level), r.T, h)
         else:
             multiply(_weights_at(by_weights, layout, level), r.T, h)
+
+
+@_compiled
+def _forward(x: Any, out: Any, layout: Any, transposed: Any, biases: Any, slope: float, values: Any) -> None:
+    """The outputs of rows x, a panel after the other."""
+    top = len(layout) - 1
+    for first in range(0, len(x), 4 * PANEL):
+        rows = min(4 * PANEL, len(x) - first)
+        _rows_at(values, layout, 0, rows)[:, : x.shape[1]] = x[first : first + rows]
+        _up(layout, transposed, biases, slope, values, rows, rows)
+        out[first : first + rows] = _rows_at(values, layout, top, rows)[:, : out.shape[1]]
+
+
+@_compiled
+def _up(layout: Any, transposed: Any, biases: Any, slope: float, values: Any, every: int, rows: int) -> None:
+    """Values of the first rows of each level from those of level 0."""
+    top = len(layout) - 1
+    for level in range(top):
+        h, z = _rows_at(values, layout, level, every)[:rows], _rows_at(values, layout, level + 1, every)[:rows]
+        multiply(z, h, _transposed_at(transposed, layout, level))
+        _activate(z, _rows_at(biases, layout, level + 1, 1)[0], slope if level + 1 < top else 1.0)
 
 
 @_compiled

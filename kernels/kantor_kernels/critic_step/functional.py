@@ -85,6 +85,36 @@ def mlp_critic_step(
     return compute.critic_step(perceptron, rows, Loss(loss, float(weight), float(target), one_sided))
 
 
+@torch.no_grad()
+def mlp_forward(network: nn.Module | Perceptron, x: Tensor, *, backend: str = "auto") -> Tensor:
+    """What a perceptron gives, without an autograd graph.
+
+    Args:
+        network: as the critic of `mlp_critic_step`.
+        x: (N, I), same dtype and device.
+        backend: "auto", "reference" (PyTorch's layers), "cpu". "auto" takes "cpu" on CPUs.
+
+    Returns:
+        (N, O). With "cpu", a row's values do not depend on the rows beside it.
+
+    Raises:
+        ValueError: the network is no such perceptron, x does not fit it, or the backend cannot run.
+    """
+    perceptron = network if isinstance(network, Perceptron) else Perceptron.of(network)
+    if perceptron is None:
+        raise ValueError("the network is no nn.Sequential of Linear layers with one kind of activation between them")
+    first = perceptron.weights[0]
+    if x.ndim != 2 or x.shape[1] != perceptron.inputs or x.dtype != first.dtype or x.device != first.device:
+        raise ValueError(
+            f"x must be (N, {perceptron.inputs}) in {first.dtype} on {first.device}, "
+            f"got {tuple(x.shape)} in {x.dtype} on {x.device}"
+        )
+    chosen, _ = backends.choose("critic_step", backend, x.device)
+    if chosen != "cpu":
+        return reference.forward(perceptron, perceptron.parameters(), x)
+    return backends.implementation("critic_step", "cpu").forward(perceptron, x)
+
+
 def _chosen(backend: str, perceptron: Perceptron) -> str:
     first = perceptron.weights[0]
     chosen, _ = backends.choose("critic_step", backend, first.device)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from kantor.config import CriticNetwork, GeneratorNetwork, Network
+from kantor_kernels import Perceptron, mlp_forward
 
 _ACTIVATIONS: dict[str, Callable[[Network], nn.Module]] = {
     "leaky_relu": lambda network: nn.LeakyReLU(network.slope),
@@ -124,7 +125,12 @@ class Generator(nn.Module):
         self.layers = perceptron(network.latent + conditions, features, network)
 
     def forward(self, z_BL: Tensor, c_BC: Tensor) -> Tensor:
-        return self.layers(torch.cat([z_BL, c_BC], dim=-1)).to(z_BL.dtype)
+        x_BI = torch.cat([z_BL, c_BC], dim=-1)
+        if not (torch.is_grad_enabled() or torch.is_autocast_enabled(x_BI.device.type)):
+            plain = Perceptron.of(self.layers)
+            if plain is not None:
+                return mlp_forward(plain, x_BI)
+        return self.layers(x_BI).to(z_BL.dtype)
 
 
 class Critic(nn.Module):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kantor_kernels import CriticStep, Perceptron, mlp_critic_step
+from kantor_kernels import CriticStep, Perceptron, mlp_critic_step, mlp_forward
 from kantor_kernels.critic_step import tiled
 from kantor_kernels.testing import assert_close, poisoned_memory
 
@@ -175,6 +175,29 @@ def test_threads_have_buffers_of_their_own() -> None:
     alone = [step(batch) for batch in batches]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(step, batches * 8)) == alone * 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("activation", ["leaky_relu", "silu"])
+def test_values_alone(activation: str, dtype: torch.dtype) -> None:
+    """Of any number of rows, in any layout, and each row as it would be alone."""
+    network = perceptron(activation, 7)
+    exact = copy.deepcopy(network)
+    network.to(dtype)
+    for n in (0, 1, 3, 63, 65, 1023):
+        x = torch.randn(D + C, n, generator=torch.Generator().manual_seed(n)).mT.to(dtype)
+        ours = mlp_forward(network, x)
+        assert not ours.requires_grad
+        assert_close(
+            "values", ours, exact(x.double()), baseline=network(x), atol=1e-6 if dtype == torch.float32 else 1e-14
+        )
+        if activation == "leaky_relu":
+            for i in range(0, n, 7):
+                assert torch.equal(mlp_forward(network, x[i : i + 1])[0], ours[i])
+    with pytest.raises(ValueError, match="x must be"):
+        mlp_forward(network, torch.randn(3, 2, dtype=dtype))
+    with pytest.raises(ValueError, match=r"no nn\.Sequential"):
+        mlp_forward(nn.Linear(2, 1), torch.randn(3, 2))
 
 
 def test_what_a_perceptron_is() -> None:
