@@ -49,7 +49,7 @@ class Plan:
     """
 
     step: StepCase
-    rounds: int = 7
+    rounds: int = 5
     steps: int = 10
     sizes: tuple[int, ...] = (8, 4096, 65_536, 1 << 20, 1 << 22)
     repetitions: int = 20
