@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from kantor.ranks import Ranks
 from kantor.training.benchmark import Ours, StepCase
@@ -68,9 +69,9 @@ def run(ranks: Ranks, plan: Plan, say: Callable[[str], None] = lambda _: None) -
     if ranks.size == 1:
         outcome = _locally(plan, LOCAL_RANKS)
     else:
-        store = dist.TCPStore("0.0.0.0", 0, is_master=True, wait_for_workers=False) if ranks.is_root else None
+        store = TCPStore("0.0.0.0", 0, is_master=True, wait_for_workers=False) if ranks.is_root else None
         host, port = ranks.gather(ranks.size, lambda _: (socket.gethostname(), store.port if store else 0))[0]
-        outcome = _Bench(plan, ranks.rank, ranks.size, store or dist.TCPStore(host, port, timeout=_PATIENCE)).run()
+        outcome = _Bench(plan, ranks.rank, ranks.size, store or TCPStore(host, port, timeout=_PATIENCE)).run()
     for row in outcome.rows:
         if row.p50 is not None:
             figure = f"{1e3 * row.p50:.3g} ms" if row.unit == "s" else f"{row.p50:g} {row.metric}"
@@ -79,17 +80,17 @@ def run(ranks: Ranks, plan: Plan, say: Callable[[str], None] = lambda _: None) -
 
 
 def _locally(plan: Plan, size: int) -> Outcome:
-    from torch import multiprocessing
+    from torch.multiprocessing.spawn import spawn
 
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     # As copies of this process, ranks would inherit locks that its threads hold.
-    multiprocessing.spawn(_local_rank, (plan, size, store.port), nprocs=size)
+    spawn(_local_rank, (plan, size, store.port), nprocs=size)
     found = json.loads(store.get("outcome"))
     return Outcome([Row(**row) for row in found["rows"]], [Failure(**failure) for failure in found["failures"]])
 
 
 def _local_rank(rank: int, plan: Plan, size: int, port: int) -> None:
-    store = dist.TCPStore("127.0.0.1", port, timeout=_PATIENCE)
+    store = TCPStore("127.0.0.1", port, timeout=_PATIENCE)
     outcome = _Bench(plan, rank, size, store).run()
     if rank == 0:
         store.set("outcome", json.dumps(asdict(outcome)))
@@ -108,7 +109,7 @@ class _Found:
 class _Bench:
     """One rank's part of the benchmark; the ranks meet at a store of keys, outside of what is measured."""
 
-    def __init__(self, plan: Plan, rank: int, size: int, store: dist.Store) -> None:
+    def __init__(self, plan: Plan, rank: int, size: int, store: Store) -> None:
         self._plan, self._rank, self._size, self._store = plan, rank, size, store
         self._met: Counter[int] = Counter()
 
@@ -181,7 +182,7 @@ class _Bench:
     @contextmanager
     def _group(self, world: int) -> Iterator[None]:
         """The process group of the first `world` ranks."""
-        store = dist.PrefixStore(f"group {world} {self._met[world]}", self._store)
+        store = PrefixStore(f"group {world} {self._met[world]}", self._store)
         dist.init_process_group("gloo", store=store, rank=self._rank, world_size=world)
         try:
             yield
@@ -203,7 +204,7 @@ def weights_after_a_step(training: Ours) -> Tensor:
     return torch.cat([p.detach().flatten() for network in networks for p in network.parameters()])
 
 
-def _rows(found: _Found, world: int, reason: str, cases: Sequence[str], where: dict[str, Any]) -> list[Row]:
+def _rows(found: _Found, world: int, reason: str, cases: Collection[str], where: dict[str, Any]) -> list[Row]:
     none = dict.fromkeys(("p20", "p50", "p80", "ratio", "roofline"))
     common = {"op": OPERATION, "dtype": "float32", "opponent": "", "repetitions": 0, **none, **where}
 
@@ -256,7 +257,7 @@ def _collectives() -> int:
         return 0
     group = dist.group.WORLD
     assert group is not None
-    return group._get_sequence_number_for_group()
+    return group._get_sequence_number_for_group()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _hosts(places: Sequence[tuple[str, list[int]]]) -> str:
