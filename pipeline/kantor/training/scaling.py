@@ -27,8 +27,6 @@ from kantor_kernels.benchmark import CpuClock, Failure, Outcome, Row, circumstan
 from kantor_kernels.testing import assert_close
 
 OPERATION = "scaling"
-# Ranks on this machine, where no launcher has started any.
-LOCAL_RANKS = 4
 # Steps at the start of a block that are not timed: data parallelism sorts its buckets anew after the first one.
 _UNTIMED = 2
 # What the ranks wait for takes seconds; a rank that died would let the others wait for this long.
@@ -43,6 +41,7 @@ class Plan:
 
     Args:
         step: the step; its batch is that of all ranks (strong scaling), or of each (weak scaling).
+        ranks: to start on this machine, where no launcher has started any.
         rounds: turns that both ways take.
         steps: timed steps of a turn.
         sizes: of all_reduce, beside those of the gradients [bytes].
@@ -50,6 +49,7 @@ class Plan:
     """
 
     step: StepCase
+    ranks: int = 4
     rounds: int = 5
     steps: int = 10
     sizes: tuple[int, ...] = (8, 4096, 65_536, 1 << 20, 1 << 22)
@@ -57,7 +57,7 @@ class Plan:
 
 
 FULL = Plan(StepCase(512))
-QUICK = Plan(StepCase(64), rounds=1, steps=2, sizes=(8,), repetitions=3)
+QUICK = Plan(StepCase(64), ranks=2, rounds=1, steps=2, sizes=(8,), repetitions=3)
 
 
 def run(ranks: Ranks, plan: Plan, say: Callable[[str], None] = lambda _: None) -> Outcome:
@@ -67,7 +67,7 @@ def run(ranks: Ranks, plan: Plan, say: Callable[[str], None] = lambda _: None) -
         Rows and failures on rank 0, nothing on the others.
     """
     if ranks.size == 1:
-        outcome = _locally(plan, LOCAL_RANKS)
+        outcome = _locally(plan)
     else:
         store = TCPStore("0.0.0.0", 0, is_master=True, wait_for_workers=False) if ranks.is_root else None
         host, port = ranks.gather(ranks.size, lambda _: (socket.gethostname(), store.port if store else 0))[0]
@@ -79,19 +79,19 @@ def run(ranks: Ranks, plan: Plan, say: Callable[[str], None] = lambda _: None) -
     return outcome
 
 
-def _locally(plan: Plan, size: int) -> Outcome:
+def _locally(plan: Plan) -> Outcome:
     from torch.multiprocessing.spawn import spawn
 
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     # As copies of this process, ranks would inherit locks that its threads hold.
-    spawn(_local_rank, (plan, size, store.port), nprocs=size)
+    spawn(_local_rank, (plan, store.port), nprocs=plan.ranks)
     found = json.loads(store.get("outcome"))
     return Outcome([Row(**row) for row in found["rows"]], [Failure(**failure) for failure in found["failures"]])
 
 
-def _local_rank(rank: int, plan: Plan, size: int, port: int) -> None:
+def _local_rank(rank: int, plan: Plan, port: int) -> None:
     store = TCPStore("127.0.0.1", port, timeout=_PATIENCE)
-    outcome = _Bench(plan, rank, size, store).run()
+    outcome = _Bench(plan, rank, plan.ranks, store).run()
     if rank == 0:
         store.set("outcome", json.dumps(asdict(outcome)))
 

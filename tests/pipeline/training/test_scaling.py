@@ -13,13 +13,12 @@ from kantor.training.benchmark import StepCase
 from kantor_kernels.benchmark import read_rows
 from kantor_kernels.testing import assert_close
 
-TINY = scaling.Plan(StepCase(16, width=8, depth=2, latent=4), rounds=1, steps=1, sizes=(8,), repetitions=2)
+TINY = scaling.Plan(StepCase(16, width=8, depth=2, latent=4), ranks=2, rounds=1, steps=1, sizes=(8,), repetitions=2)
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
 
 
 @pytest.mark.slow
-def test_ranks_of_this_machine_are_timed_with_and_without_communication(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scaling, "LOCAL_RANKS", 2)
+def test_ranks_of_this_machine_are_timed_with_and_without_communication() -> None:
     said: list[str] = []
     outcome = scaling.run(Ranks(), TINY, said.append)
     assert not outcome.failures
