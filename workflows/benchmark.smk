@@ -1,5 +1,12 @@
 # Not part of a run: `snakemake benchmark` measures this machine, so nothing else should run on it meanwhile.
-OPERATIONS = ["pairwise", "sliced", "gradient_penalty", "critic_step", "training_step"]
+OPERATIONS = [
+    "pairwise",
+    "sliced",
+    "gradient_penalty",
+    "critic_step",
+    "training_step",
+    "scaling",
+]
 
 
 rule measure:

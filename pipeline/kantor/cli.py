@@ -94,31 +94,40 @@ def _summary(options: argparse.Namespace) -> None:
 
 
 def _benchmark(options: argparse.Namespace) -> None:
-    failures = _measure(options) if options.step != "draw" else []
-    if options.step != "measure":
-        from kantor.report.benchmark import write_page
+    def work(ranks: Ranks) -> None:
+        failures = _measure(options, ranks) if options.step != "draw" else []
+        if options.step != "measure" and ranks.is_root:
+            from kantor.report.benchmark import write_page
 
-        print(write_page(options.out))
-    if failures:
-        raise KantorError(
-            "wrong results, which were not timed:\n  " + "\n  ".join(failures),
-            where=options.out,
-            cure="run the tests of these operations",
-        )
+            print(write_page(options.out))
+        if failures:
+            raise KantorError(
+                "wrong results, which were not timed:\n  " + "\n  ".join(failures),
+                where=options.out,
+                cure="run the tests of these operations",
+            )
+
+    _on_ranks(options, work)
 
 
-def _measure(options: argparse.Namespace) -> list[str]:
+def _measure(options: argparse.Namespace, ranks: Ranks) -> list[str]:
     """Measure and write a CSV file for each operation; what failed its check."""
     import torch
 
-    from kantor.training import benchmark
+    from kantor.training import benchmark, scaling
     from kantor_kernels.benchmark import CASES, OPERATIONS, QUICK_CASES, CpuClock, CudaClock, run, write_rows
 
-    known = (*OPERATIONS, benchmark.OPERATION)
+    known = (*OPERATIONS, benchmark.OPERATION, scaling.OPERATION)
     chosen = options.ops or known
     unknown = [name for name in chosen if name not in known]
     if unknown:
         raise InputError(f"there is no operation '{unknown[0]}'", where="--ops", cure=f"choose: {', '.join(known)}")
+    if ranks.size > 1 and list(chosen) != [scaling.OPERATION]:
+        raise InputError(
+            f"{ranks.size} ranks would measure the same thing at the same time",
+            where="--ops",
+            cure=f"start one rank, or measure what is for ranks: --ops {scaling.OPERATION}",
+        )
     cuda = torch.cuda.is_available() and options.device != "cpu"
     if options.device == "cuda" and not cuda:
         raise InputError("there is no CUDA device here", where="--device", cure="leave it out to measure on the CPU")
@@ -129,10 +138,14 @@ def _measure(options: argparse.Namespace) -> list[str]:
     with explained(options.out):
         options.out.mkdir(parents=True, exist_ok=True)
         for name in chosen:
-            every = (*(QUICK_CASES if options.quick else CASES), *benchmark.CASES)
-            cases = [case for case in every if case.op == name]
-            outcome = run(cases, clock, seconds=0.5 if options.quick else 20.0, say=log.info)
-            write_rows(options.out / f"{name}.csv", outcome.rows)
+            if name == scaling.OPERATION:
+                outcome = scaling.run(ranks, scaling.QUICK if options.quick else scaling.FULL, log.info)
+            else:
+                every = (*(QUICK_CASES if options.quick else CASES), *benchmark.CASES)
+                cases = [case for case in every if case.op == name]
+                outcome = run(cases, clock, seconds=0.5 if options.quick else 20.0, say=log.info)
+            if ranks.is_root:
+                write_rows(options.out / f"{name}.csv", outcome.rows)
             failures += [str(failure) for failure in outcome.failures]
     return failures
 
@@ -242,8 +255,12 @@ def _parser() -> argparse.ArgumentParser:
     summary.add_argument("report", type=Path, metavar="DIR")
 
     benchmark = command(
-        "benchmark", _benchmark, "Time the kernels against PyTorch without them; each is checked first."
+        "benchmark",
+        _benchmark,
+        "Time the kernels against PyTorch without them, and training on 1, 2, 4 ranks; each is checked first."
+        " Under mpiexec or srun, --ops scaling measures those ranks.",
     )
+    ranks(benchmark)
     benchmark.add_argument("--ops", nargs="+", metavar="OP", help="operations to measure (default: all)")
     benchmark.add_argument("--quick", action="store_true", help="small shapes, to see that it runs")
     benchmark.add_argument("--device", choices=("cpu", "cuda"), help="where to measure (default: the GPU if any)")

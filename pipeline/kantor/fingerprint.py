@@ -16,7 +16,7 @@ STAGES = {
     "train": "kantor.training.ray_launch",
     "validate": "kantor.validation.compare",
     "report": "kantor.report.page",
-    "benchmark": "kantor.training.benchmark",
+    "benchmark": "kantor.training.scaling",
     "benchmark_page": "kantor.report.benchmark",
 }
 _PACKAGES = ("kantor", "kantor_kernels")

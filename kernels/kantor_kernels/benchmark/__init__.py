@@ -6,7 +6,7 @@ definition, and contenders of a case take turns, so that their ratios hold on a 
 
 from kantor_kernels.benchmark.cases import CASES, QUICK_CASES, Case, Contender
 from kantor_kernels.benchmark.clock import CpuClock, CudaClock
-from kantor_kernels.benchmark.measure import Failure, Outcome, run
+from kantor_kernels.benchmark.measure import Failure, Outcome, circumstances, quantile, quantiles, run
 from kantor_kernels.benchmark.rows import OPERATIONS, Row, read_rows, write_rows
 
 __all__ = [
@@ -20,6 +20,9 @@ __all__ = [
     "Failure",
     "Outcome",
     "Row",
+    "circumstances",
+    "quantile",
+    "quantiles",
     "read_rows",
     "run",
     "write_rows",

@@ -57,11 +57,11 @@ def run(
     Returns:
         The rows in the order of the cases, and the contenders of ours that failed their check.
     """
-    circumstances = _circumstances(clock)
+    where = circumstances(clock)
     rows: list[Row] = []
     failures: list[Failure] = []
     for case in cases:
-        found = _measure(case, clock, seconds, circumstances, failures)
+        found = _measure(case, clock, seconds, where, failures)
         rows += found
         for row in found:
             if row.metric == "time":
@@ -69,9 +69,7 @@ def run(
     return Outcome(rows, failures)
 
 
-def _measure(
-    case: Case, clock: Clock, seconds: float, circumstances: dict[str, object], failures: list[Failure]
-) -> list[Row]:
+def _measure(case: Case, clock: Clock, seconds: float, where: dict[str, object], failures: list[Failure]) -> list[Row]:
     rows: list[Row] = []
     running: list[Contender] = []
 
@@ -90,7 +88,7 @@ def _measure(
             **dict.fromkeys(("p20", "p50", "p80", "ratio", "roofline")),
             "repetitions": 0,
             "opponent": "",
-            **circumstances,
+            **where,
             **figures,
         }
         return Row(**values)
@@ -120,23 +118,23 @@ def _measure(
             rows.append(row(Contender(f"{contender.name}, CUDA graph", contender.ours, contender.call), note=note))
     times = _take_turns(running, clock, seconds)
     rivals = [contender for contender in running if not contender.ours]
-    best = min(rivals, key=lambda rival: _quantile(times[rival.name], 0.5), default=None)
+    best = min(rivals, key=lambda rival: quantile(times[rival.name], 0.5), default=None)
     rate = clock.peak_rate()
     for contender in running:
         taken = times[contender.name]
-        figures = _quantiles(taken)
+        figures = quantiles(taken)
         if contender.ours and best is not None:
             figures["opponent"] = best.name
-            figures["ratio"] = _quantile([a / b for a, b in zip(times[best.name], taken, strict=True)], 0.5)
+            figures["ratio"] = quantile([a / b for a, b in zip(times[best.name], taken, strict=True)], 0.5)
         if rate is not None and case.operations is not None:
-            figures["roofline"] = case.operations / rate / _quantile(taken, 0.5)
+            figures["roofline"] = case.operations / rate / quantile(taken, 0.5)
         rows.append(row(contender, **figures))
     needed = {each.name: clock.peak_bytes(each.call) for each in running if not each.name.endswith("CUDA graph")}
     known = {name: float(peak) for name, peak in needed.items() if peak is not None}
     least = min((each.name for each in rivals if each.name in known), key=lambda name: known[name], default=None)
     for contender in running:
         if contender.name in known:
-            figures = _quantiles([known[contender.name]])
+            figures = quantiles([known[contender.name]])
             if contender.ours and least is not None:
                 figures |= {"opponent": least, "ratio": known[least] / max(known[contender.name], 1.0)}
             rows.append(row(contender, "peak memory", "B", **figures))
@@ -177,15 +175,17 @@ def _too_large(contender: Contender, clock: Clock) -> str:
     return f"needs about {contender.needs / 2**30:.0f} GiB, {free / 2**30:.0f} GiB are free"
 
 
-def _quantiles(values: Sequence[float]) -> dict[str, Any]:
-    return {"repetitions": len(values), **{f"p{q}": _quantile(values, q / 100) for q in (20, 50, 80)}}
+def quantiles(values: Sequence[float]) -> dict[str, Any]:
+    """The columns of a row that say how long, and how often that was measured."""
+    return {"repetitions": len(values), **{f"p{q}": quantile(values, q / 100) for q in (20, 50, 80)}}
 
 
-def _quantile(values: Sequence[float], q: float) -> float:
+def quantile(values: Sequence[float], q: float) -> float:
     return float(torch.tensor(values, dtype=torch.float64).quantile(q))
 
 
-def _circumstances(clock: Clock) -> dict[str, object]:
+def circumstances(clock: Clock) -> dict[str, Any]:
+    """The columns of a row that say where, with what and when."""
     return {
         "threads": torch.get_num_threads(),
         "device": clock.name(),

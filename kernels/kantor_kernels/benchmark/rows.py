@@ -24,10 +24,10 @@ class Row:
         ours: whether it is of this library.
         mode: what is measured, such as "value + gradient".
         shape: all sizes.
-        size: the size along which the case is plotted (rows, or the batch).
+        size: the size along which the case is plotted (rows, the batch, ranks, or bytes).
         dtype: of the arguments.
-        metric: "time" or "peak memory" (beyond the arguments).
-        unit: "s" or "B".
+        metric: "time", "peak memory" (beyond the arguments), or "collectives" (of ranks, in a step).
+        unit: "s", "B" or "1".
         p20, p50, p80: quantiles over the repetitions; None where there is no figure.
         repetitions: how often it was measured.
         opponent: the fastest opponent of the same run, for rows of ours.

@@ -11,9 +11,11 @@ from matplotlib.ticker import NullFormatter
 
 from kantor.errors import InputError
 from kantor.files import explained, write_text
-from kantor.report.figures import _DASHES, Picture, _figure, _picture, colour
+from kantor.report.figures import _DASHES, _GREY, Picture, _figure, _picture, colour
 from kantor_kernels.benchmark.rows import OPERATIONS, Row, read_rows
 
+# The operation whose rows are of numbers of ranks.
+RANKS = "scaling"
 _WIDTH, _HEIGHT, _COLUMNS = 3.6, 2.9, 3
 
 
@@ -39,6 +41,40 @@ class Table:
     case: str
     mode: str
     lines: list[Line]
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A number of ranks, as the page's table says it."""
+
+    case: str
+    ranks: str
+    time: str
+    spread: str
+    rate: str
+    efficiency: str
+    communication: str
+    collectives: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A sum over ranks, as the page's table says it."""
+
+    size: str
+    ranks: str
+    time: str
+    spread: str
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """How training scales with ranks."""
+
+    lines: list[Scaled]
+    sums: list[Sum]
+    picture: Picture | None
 
 
 def write_page(directory: Path) -> Path:
@@ -87,10 +123,12 @@ def render(rows: Sequence[Row]) -> str:
 
 def content(rows: Sequence[Row]) -> dict[str, object]:
     """What benchmark_tables.html shows."""
-    cases = dict.fromkeys(row.case for row in rows)
+    kernels = [row for row in rows if row.op != RANKS]
+    cases = dict.fromkeys(row.case for row in kernels)
     return {
-        "tables": [_table([row for row in rows if row.case == case]) for case in cases],
-        "scaling": scaling(rows),
+        "tables": [_table([row for row in kernels if row.case == case]) for case in cases],
+        "scaling": scaling(kernels),
+        "ranks": ranks([row for row in rows if row.op == RANKS]),
         "roofline": any(row.roofline is not None for row in rows),
         "circumstances": _circumstances(rows),
     }
@@ -169,7 +207,7 @@ def _table(rows: Sequence[Row]) -> Table:
                 contender=row.backend,
                 ours=row.ours,
                 time="–" if row.p50 is None else duration(row.p50),
-                spread="" if row.p20 is None or row.p80 is None else f"{duration(row.p20)} to {duration(row.p80)}",
+                spread=_spread(row),
                 ratio="" if row.ratio is None else f"{_factor(row.ratio)} × {row.opponent}",
                 memory="" if needed is None or needed.p50 is None else size(needed.p50),
                 roofline="" if row.roofline is None else f"{100 * row.roofline:.0f} %",
@@ -178,6 +216,79 @@ def _table(rows: Sequence[Row]) -> Table:
         )
         seen = row.shape
     return Table(rows[0].case[0].upper() + rows[0].case[1:], rows[0].mode, lines)
+
+
+def ranks(rows: Sequence[Row]) -> Ranks | None:
+    """Steps and sums over ranks; None where they were not measured."""
+    steps = [row for row in rows if row.ours and row.metric == "time"]
+    sums = [row for row in rows if row.case.startswith("all_reduce")]
+    calls = {(row.case, row.size): row.p50 for row in rows if row.metric == "collectives"}
+    single = {row.case: row.p50 for row in steps if row.size == 1 and row.p50 is not None}
+    lines = []
+    for row in sorted(steps, key=lambda row: (row.case, row.size)):
+        call = calls.get((row.case, row.size))
+        efficiency = _efficiency(row, single.get(row.case))
+        lines.append(
+            Scaled(
+                case=row.case if row.case not in {line.case for line in lines} else "",
+                ranks=row.shape,
+                time="–" if row.p50 is None else duration(row.p50),
+                spread=_spread(row),
+                rate="" if row.p50 is None else f"{_digits(1 / row.p50)} / s",
+                efficiency="" if efficiency is None else f"{100 * efficiency:.0f} %",
+                communication="" if row.ratio is None else f"{100 * (1 - row.ratio):.0f} %",
+                collectives="" if call is None else f"{call:g}",
+                note=row.note,
+            )
+        )
+    found = [
+        Sum(f"{row.size:,} B", row.case.removeprefix("all_reduce, "), duration(row.p50), _spread(row))
+        for row in sums
+        if row.p50 is not None
+    ]
+    return Ranks(lines, found, _ranks_picture(steps, single, sums)) if lines else None
+
+
+def _efficiency(row: Row, single: float | None) -> float | None:
+    """What a rank does of what it would do alone: of the same work in all, or of as much work for each."""
+    if row.p50 is None or single is None:
+        return None
+    return single / row.p50 / (row.size if row.case.startswith("strong") else 1)
+
+
+def _ranks_picture(steps: Sequence[Row], single: dict[str, float], sums: Sequence[Row]) -> Picture | None:
+    """Efficiency against ranks, and the time of a sum over ranks against its size."""
+    if not sums or not single:
+        return None
+    with _figure(2 * _WIDTH, 0.4 + _HEIGHT) as figure:
+        left, right = figure.subplots(1, 2)
+        for number, case in enumerate(single):
+            points = sorted((row for row in steps if row.case == case and row.p50), key=lambda row: row.size)
+            sizes = [row.size for row in points]
+            middle = [100 * (_efficiency(row, single[case]) or 0.0) for row in points]
+            style = {"linestyle": _DASHES[number], "marker": "o", "markersize": 4, "color": colour(number)}
+            left.plot(sizes, middle, label=case, **style)
+        left.axhline(100, color=_GREY, lw=0.8, zorder=0)
+        left.set_xscale("log", base=2)
+        left.set_xticks(sorted({row.size for row in steps}), [str(size) for size in sorted({r.size for r in steps})])
+        left.set_ylim(0)
+        left.set_xlabel("ranks")
+        left.set_ylabel("efficiency [%]")
+        left.legend(loc="lower left")
+        for number, case in enumerate(dict.fromkeys(row.case for row in sums)):
+            points = sorted((row for row in sums if row.case == case and row.p50), key=lambda row: row.size)
+            _draw(right, points, number)
+            right.lines[-1].set_label(case)
+        right.set_xscale("log")
+        right.set_yscale("log")
+        right.set_xlabel("bytes")
+        right.set_ylabel("time [ms]")
+        right.legend(loc="upper left")
+        return _picture(figure, "Efficiency against ranks, and the time of an all_reduce against its size.")
+
+
+def _spread(row: Row) -> str:
+    return "" if row.p20 is None or row.p80 is None else f"{duration(row.p20)} to {duration(row.p80)}"
 
 
 def _circumstances(rows: Sequence[Row]) -> dict[str, str]:

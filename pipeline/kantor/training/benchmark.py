@@ -13,7 +13,7 @@ from kantor.losses import Objective, make_objective
 from kantor.models.features import CriticFeatures
 from kantor.models.transforms import Transforms
 from kantor.training.feed import Feed, Rows
-from kantor.training.loop import train
+from kantor.training.loop import Maintenance, train
 from kantor.training.state import State
 from kantor_kernels.benchmark import Case, Contender
 from kantor_kernels.benchmark.opponents import eager_critic_loss
@@ -83,8 +83,8 @@ class StepCase(Case):
             for one, two in zip(mine.parameters(), other.parameters(), strict=True):
                 assert_close(name, one, two, rtol=1e-6, atol=1e-8)
 
-    def training(self, device: torch.device, precision: str) -> "_Ours":
-        """A training of Kantor's own, at its start."""
+    def training(self, device: torch.device, precision: str, rank: int = 0, world: int = 1) -> "Ours":
+        """A training of Kantor's own, at its start, on a rank's part of every batch."""
         settings = self._settings(precision)
         objective = make_objective(settings.objective)
         state = State.fresh(
@@ -97,7 +97,7 @@ class StepCase(Case):
             device=device,
         )
         view = CriticFeatures({}, Transforms([], {}), Transforms([], {}))
-        return _Ours(settings, state, objective, self._feed(device, getattr(torch, precision)), view)
+        return Ours(settings, state, objective, self._feed(device, getattr(torch, precision), rank, world), view)
 
     def _settings(self, precision: str) -> Training:
         network = {"width": self.width, "depth": self.depth}
@@ -117,12 +117,15 @@ class StepCase(Case):
         real = torch.randn(ROWS, self.features, generator=torch.Generator().manual_seed(0)).to(device, dtype)
         return Rows(real, real.new_empty(ROWS, 0), None)
 
-    def _feed(self, device: torch.device, dtype: torch.dtype) -> Feed:
-        return Feed(self._rows(device, dtype), batch=self.size, latent=self.latent, seed=1)
+    def _feed(self, device: torch.device, dtype: torch.dtype, rank: int = 0, world: int = 1) -> Feed:
+        rows = self._rows(device, dtype)
+        return Feed(rows, batch=self.size, latent=self.latent, seed=1, rank=rank, world=world)
 
 
 @dataclass(frozen=True)
-class _Ours:
+class Ours:
+    """Kantor's own loop, as far as one likes."""
+
     settings: Training
     state: State
     objective: Objective
@@ -130,9 +133,13 @@ class _Ours:
     view: CriticFeatures
 
     def step(self) -> tuple[Tensor, ...]:
-        one_more = self.settings.model_copy(update={"steps": self.state.step + 1})
-        train(one_more, self.state, self.objective, self.feed, self.view, lambda *_: None)
+        self.steps(1)
         return ()
+
+    def steps(self, count: int, maintain: Maintenance = lambda *_: None) -> None:
+        """`count` generator steps."""
+        more = self.settings.model_copy(update={"steps": self.state.step + count})
+        train(more, self.state, self.objective, self.feed, self.view, maintain)
 
 
 class _Eager:

@@ -162,3 +162,32 @@ def test_what_cannot_be_measured_is_said(tmp_path: Path, capsys: pytest.CaptureF
     if not torch.cuda.is_available():
         assert main(["benchmark", "--device", "cuda", "--out", str(tmp_path)]) == 2
         assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_ranks_have_a_table_of_their_own(tmp_path: Path) -> None:
+    one = replace(
+        ROW, op="scaling", case="strong scaling, 512 rows in all", backend="kantor", size=1, shape="1 rank on 1 host",
+        p50=0.030, opponent="", ratio=None,
+    )  # fmt: skip
+    two = replace(one, size=2, shape="2 ranks on 1 host", p50=0.020, ratio=0.8, note="no core to spare")
+    calls = replace(two, metric="collectives", unit="1", p50=6.0, ratio=None)
+    alone = replace(two, backend="no communication", ours=False, p50=0.016, ratio=None)
+    reduced = replace(alone, case="all_reduce, 2 ranks", backend="gloo", size=4096, p50=1.5e-4)
+    write_rows(tmp_path / "scaling.csv", [one, two, alone, calls, reduced])
+    page = write_page(tmp_path).read_text()
+    # 2 x 20 ms for what takes one rank 30 ms; a fifth of the step is not the work itself.
+    for text in (
+        "75 %",
+        "20 %",
+        "50.0 / s",
+        ">6<",
+        "no core to spare",
+        "4,096 B",
+        "150 µs",
+        "Efficiency against ranks",
+    ):
+        assert text in page
+    assert "peak memory" not in page
+    write_rows(tmp_path / "pairwise.csv", [ROW])
+    both = write_page(tmp_path).read_text()
+    assert both.index("Energy distance") < both.index("Training on several ranks")

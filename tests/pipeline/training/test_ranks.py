@@ -1,4 +1,4 @@
-"""Two ranks give the gradient of one rank on the joined batch, and end with its weights (shared bars of the docs)."""
+"""Two and four ranks give the gradient of one on the joined batch, and end with its weights (bars of the docs)."""
 
 import json
 import subprocess
@@ -104,16 +104,31 @@ def double(
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_are_one(case: str, double: tuple[Results, Results]) -> None:
     one, two = (results[case] for results in double)
+    same(case, one, two)
+
+
+def test_four_ranks_are_one(
+    small_training: Training, weighted_manifest: Path, tmp_path: Path, double: tuple[Results, Results]
+) -> None:
+    cases = ("wgan_gp", "cramer")
+    trainings = {case: settings(small_training, case, "float64") for case in cases}
+    four = run(trainings, weighted_manifest, tmp_path, 4)
+    for case in cases:
+        same(case, double[0][case], four[case])
+
+
+def same(case: str, one: dict[str, Any], more: dict[str, Any]) -> None:
+    """One rank and several have the same gradients, weights and losses."""
     closed_form = case in ("wgan_gp", "cramer", "surrogate", "terms")
-    for results in (one, two):
+    for results in (one, more):
         assert (results["computed by"] == "_KnownGradientsBackward") == closed_form
     critic_free = CASES[case].get("n_critic") == 0
     for name in ("generator gradient",) if critic_free else ("critic gradient", "generator gradient"):
         assert one[name].abs().max() > 1e-3
-        assert relative(one[name], two[name]) <= 1e-12, name
+        assert relative(one[name], more[name]) <= 1e-12, name
     # 20 critic and 4 generator updates.
     for name in ("generator", "losses") if critic_free else ("critic", "generator", "losses"):
-        assert relative(one[name], two[name]) <= 1e-10, name
+        assert relative(one[name], more[name]) <= 1e-10, name
 
 
 def test_two_ranks_are_one_in_single_precision(
