@@ -47,6 +47,7 @@ class Workflow:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
         for name in ("Snakefile", "workflows", "profiles", "slurm", "pipeline", "kernels"):
             source, target = ROOT / name, directory / name
             if source.is_dir():

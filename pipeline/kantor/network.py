@@ -41,11 +41,14 @@ def free_ports(address: str, count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def answers(address: str, port: int) -> bool:
+def listens(address: str, port: int) -> bool:
+    """Whether there is somebody at a port of this machine, even one too busy to answer."""
     try:
         socket.create_connection((address, port), timeout=1).close()
-    except OSError:
+    except ConnectionRefusedError:
         return False
+    except TimeoutError:
+        pass
     return True
 
 

@@ -135,6 +135,17 @@ class Cluster:
                 found[int(pid)] = command
         return found
 
+    def find(self, node: str, pattern: str, timeout: float = 60) -> int:
+        """The process id, on the node, of the one process whose command line matches; waits for it."""
+        found: list[int] = []
+
+        def one() -> bool:
+            found[:] = [pid for pid, command in self.processes(node).items() if re.search(pattern, command)]
+            return len(found) == 1
+
+        wait_until(one, timeout, lambda: f"{len(found)} processes match '{pattern}': {self.processes(node)}")
+        return found[0]
+
     def assert_clean(self) -> None:
         """No process, temporary directory or meeting point of a job is left on any node."""
         self.assert_clean_processes()

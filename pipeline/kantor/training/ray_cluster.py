@@ -7,10 +7,12 @@ needs a minute to end, and stops every Ray of its user on the node.
 """
 
 import ctypes
+import fcntl
 import json
 import os
 import secrets
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,7 +29,7 @@ from typing import Any
 from kantor import slurm
 from kantor.errors import TrainingError
 from kantor.files import explained
-from kantor.network import address_towards, answers, free_ports, interface_of
+from kantor.network import address_towards, free_ports, interface_of, listens
 from kantor.progress import log
 
 # How often a node looks at its processes [s].
@@ -126,10 +128,10 @@ def run(command: Sequence[str], *, meet_in: Path, join_timeout: float) -> int:
     meeting = meet_in.absolute() / f".kantor-ray-{node.job}.json"
     # On this node's own disk, and short, as paths of Unix sockets end at 107 characters.
     base = tempfile.gettempdir() if len(tempfile.gettempdir()) <= _LONGEST_BASE else "/tmp"
-    with tempfile.TemporaryDirectory(prefix="kray-", dir=base, ignore_cleanup_errors=True) as directory:
+    with _own_directory(Path(base)) as directory:
         if node.rank == 0:
-            return _lead(node, command, meeting, Path(directory), join_timeout)
-        _follow(node, meeting, Path(directory), join_timeout)
+            return _lead(node, command, meeting, directory, join_timeout)
+        _follow(node, meeting, directory, join_timeout)
         return 0
 
 
@@ -154,7 +156,7 @@ def _lead(node: Node, command: Sequence[str], meeting: Path, directory: Path, jo
         head = ["--head", "--port", str(port), "--include-dashboard=false", *_client_port(ip)]
         ray = stack.enter_context(_ray([*head, *options], environment, directory))
         began = time.monotonic()
-        while not answers(ip, port):
+        while not listens(ip, port):
             if time.monotonic() - began > join_timeout:
                 raise TrainingError(f"Ray's head did not start in {join_timeout:.0f} s{_tail(directory)}")
             _check(ray, directory)
@@ -163,6 +165,9 @@ def _lead(node: Node, command: Sequence[str], meeting: Path, directory: Path, jo
         driver = stack.enter_context(_started(command, environment))
         while driver.poll() is None:
             _check(ray, directory)
+            # While it starts, `ray start` does not see that its head has died.
+            if not listens(ip, port):
+                raise TrainingError(f"Ray's head ended on {socket.gethostname()}{_tail(directory)}")
             others.look()
         return driver.returncode if driver.returncode >= 0 else 128 - driver.returncode
 
@@ -196,6 +201,21 @@ def _follow(node: Node, meeting: Path, directory: Path, join_timeout: float) -> 
         with _ray(["--address", address, *options], environment, directory) as ray:
             while not select.select([control], [], [], _LOOK_EVERY)[0]:
                 _check(ray, directory)
+
+
+@contextmanager
+def _own_directory(base: Path) -> Iterator[Path]:
+    """A new directory, removed at the end; those of launchers that were killed are removed at the start."""
+    for lock in base.glob("kray-*/lock"):
+        with suppress(OSError), lock.open() as file:  # of another user, or in use
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent)
+    with tempfile.TemporaryDirectory(prefix="kray-", dir=base, ignore_cleanup_errors=True) as name:
+        directory = Path(name)
+        with (directory / "new").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            (directory / "new").rename(directory / "lock")  # never seen unlocked
+            yield directory
 
 
 @contextmanager
