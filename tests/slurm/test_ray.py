@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,8 @@ def test_what_is_killed_ends_the_job_on_all_nodes(
     if said is not None:
         assert re.search(said, job.said), job.said
     cluster.assert_clean_processes()
+    # The next launcher on a node removes what a killed one left there.
+    shutil.rmtree(job.output.parent)
 
 
 def test_scancel_leaves_nothing(cluster: Cluster, ray_train: Callable[..., str]) -> None:
