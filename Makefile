@@ -7,7 +7,7 @@ BIN := .venv/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help run physics toys test lint clean
+.PHONY: help run physics toys test test-triton test-slurm lint clean
 
 help:
 	@echo "make run      stage the data, train the models, validate them: ends with results/report/index.html"
@@ -31,6 +31,11 @@ toys: .venv/installed
 
 test: .venv/tested lint test-triton
 	$(BIN)/pytest -n 2 --dist loadfile
+	$(MAKE) test-slurm
+
+# A real SLURM of two nodes, which slurm/testcluster brings up as root; one test at a time, as its jobs use all CPUs.
+test-slurm: .venv/tested
+	$(BIN)/pytest tests/slurm
 
 # The oldest Triton that the kernels support, in a folder of its own. Its interpreter turns arrays into numbers in a way
 # that NumPy 2.3 warns about and 2.4 refuses.

@@ -19,7 +19,7 @@ rule measure:
         ),
     log:
         "<logs>/benchmark/measure.log",
-    threads: workflow.cores
+    threads: lambda wildcards: workflow.cores
     resources:
         quick=0,  # --set-resources measure:quick=1 sees in seconds that it runs
     params:

@@ -41,6 +41,21 @@ def manifest(wildcards):
     )
 
 
+def ranks(wildcards, threads, resources):
+    """How to start the MPI ranks of a job here; without a launcher it runs on one rank."""
+    mpi = str(resources.get("mpi", ""))
+    if not mpi or shutil.which(mpi.split()[0]) is None:
+        return ""
+    # Inside a job of Snakemake's SLURM executor srun finds no counts in the environment.
+    counts = f"-N {resources.nodes} -c {threads} " if mpi.startswith("srun") else ""
+    return f"{mpi} {counts}-n {resources.tasks}"
+
+
+def expected_ranks(wildcards, threads, resources):
+    started = ranks(wildcards, threads, resources)
+    return f"--expect-ranks {resources.tasks}" if started else ""
+
+
 def target(wildcards):
     """What a report is about: report/ is the target `run`, report-NAME the target NAME."""
     return CONFIG.targets[wildcards.page.partition("-")[2] or "run"]

@@ -13,10 +13,15 @@ rule stage:
     benchmark:
         "<benchmarks>/stage/{dataset}.jsonl"
     threads: 2
+    resources:
+        nodes=1,
+        tasks=1,
     params:
         settings=lambda wildcards: CONFIG.datasets[wildcards.dataset].canonical(),
         code=CODE["stage"],
         out=lambda wildcards, output: Path(output[0]).parent,
+        ranks=ranks,
+        expect=expected_ranks,
     shell:
-        "kantor stage --dataset {wildcards.dataset} --settings {params.settings:q} --out {params.out:q}"
-        " --processes {threads} --log {log:q}"
+        "{params.ranks} kantor stage --dataset {wildcards.dataset} --settings {params.settings:q} --out {params.out:q}"
+        " --processes {threads} {params.expect} --log {log:q}"

@@ -1,3 +1,21 @@
+LAUNCHER = Path(workflow.basedir, "slurm", "ray_train.sh")
+
+
+def on_nodes(wildcards, threads, resources):
+    """What starts a training on several nodes of a SLURM job."""
+    if resources.nodes == 1:
+        return ""
+    return f"{shlex.quote(str(LAUNCHER))} {resources.nodes} {threads}"
+
+
+def workers(wildcards, threads, resources):
+    count = resources.nodes * (threads // resources.worker_threads)
+    gpus = (
+        "--gpus" if resources.get("gpu") or "gpu" in resources.get("gres", "") else ""
+    )
+    return f"--nodes {resources.nodes} --workers {count} --threads {resources.worker_threads} {gpus}"
+
+
 # Checkpoints live beside the outputs but are none of them: Snakemake deletes the outputs of a job that fails.
 rule train:
     input:
@@ -13,11 +31,14 @@ rule train:
     threads: 2
     resources:
         worker_threads=1,
+        nodes=1,
     params:
         settings=lambda wildcards: CONFIG.trainings[wildcards.training].canonical(),
         code=CODE["train"],
         out=lambda wildcards, output: Path(output.model).parent,
+        on_nodes=on_nodes,
+        workers=workers,
     shell:
-        "kantor train --training {wildcards.training} --seed {wildcards.seed} --settings {params.settings:q}"
+        "{params.on_nodes} kantor train --training {wildcards.training} --seed {wildcards.seed} --settings {params.settings:q}"
         " --manifest {input:q} --out {params.out:q}"
-        " --workers $(({threads} / {resources.worker_threads})) --threads {resources.worker_threads} --log {log:q}"
+        " {params.workers} --log {log:q}"

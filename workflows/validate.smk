@@ -1,10 +1,3 @@
-def ranks(wildcards, resources):
-    """How to start the MPI ranks of a validation here; without a launcher it runs on one rank."""
-    if shutil.which(str(resources.mpi).split()[0]) is None:
-        return ""
-    return f"{resources.mpi} -n {resources.tasks}"
-
-
 rule validate:
     input:
         model=rules.train.output.model,
@@ -19,6 +12,7 @@ rule validate:
     threads: 2
     resources:
         mpi="mpiexec",
+        nodes=1,
         tasks=2,
     params:
         settings=lambda wildcards: CONFIG.validation.for_dataset(
@@ -27,9 +21,7 @@ rule validate:
         code=CODE["validate"],
         out=lambda wildcards, output: Path(output.metrics).parent,
         ranks=ranks,
-        expect=lambda wildcards, resources: (
-            f"--expect-ranks {resources.tasks}" if ranks(wildcards, resources) else ""
-        ),
+        expect=expected_ranks,
     shell:
         "{params.ranks} kantor validate --settings {params.settings:q} --model {input.model:q}"
         " --manifest {input.manifest:q} --out {params.out:q} {params.expect} --log {log:q}"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from kantor import slurm
 from kantor.config import Dataset, Settings, Training, Validation, load, parse, schema
 from kantor.errors import ConfigError, InputError, KantorError
 from kantor.files import explained
@@ -62,9 +63,18 @@ def _train(options: argparse.Namespace) -> None:
             workers=options.workers,
             threads=options.threads,
             gpus=options.gpus,
-            deadline=None if options.max_time is None else time.time() + options.max_time,
+            nodes=options.nodes,
+            deadline=slurm.deadline() if options.max_time is None else time.time() + options.max_time,
         )
     )
+
+
+def _ray(options: argparse.Namespace) -> None:
+    from kantor.training.ray_cluster import run
+
+    if not options.run_this:
+        raise InputError("no command is given", where="kantor ray", cure="kantor ray -- kantor train ...")
+    sys.exit(run(options.run_this, meet_in=options.meet_in, join_timeout=options.join_timeout))
 
 
 def _validate(options: argparse.Namespace) -> None:
@@ -232,9 +242,20 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--workers", type=int, default=2, metavar="N", help="data-parallel ranks (default: 2)")
     train.add_argument("--threads", type=int, default=1, metavar="N", help="threads per worker (default: 1)")
     train.add_argument("--gpus", action="store_true", help="one GPU for each worker, with NCCL")
+    train.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes that share the workers (default: 1)")
     train.add_argument(
-        "--max-time", type=float, metavar="SECONDS", help="then save a checkpoint and stop with exit code 75"
+        "--max-time",
+        type=float,
+        metavar="SECONDS",
+        help="then save a checkpoint and stop with exit code 75 (default in a SLURM job: shortly before its end)",
     )
+
+    ray = command("ray", _ray, "Run a command on a Ray cluster of the nodes of a SLURM step, started for it alone.")
+    ray.add_argument("--meet-in", type=Path, default=Path(), metavar="DIR", help="shared by all nodes (default: here)")
+    ray.add_argument(
+        "--join-timeout", type=float, default=120.0, metavar="SECONDS", help="for a node to join (default: 120)"
+    )
+    ray.add_argument("run_this", nargs="*", metavar="COMMAND", help="after --; RAY_ADDRESS tells it where Ray is")
 
     validate = command("validate", _validate, "Compare generated with held-out events; run it under mpiexec or srun.")
     settings(validate)

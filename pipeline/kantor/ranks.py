@@ -59,6 +59,10 @@ def world(expected: int | None = None) -> Ranks:
             N worlds of one rank each, and nothing else would tell.
     """
     if any(name in os.environ for name in _LAUNCHERS):
+        if "SLURM_JOB_ID" in os.environ:
+            # MPICH's UCX sends addresses of several kB that end with what the memory held before. Compressed, some are
+            # too long a line for SLURM's PMI, and the ranks wait for ever (MPICH 5.0.2, SLURM 22.05: 5 starts of 25).
+            os.environ.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
         try:
             from mpi4py import MPI
         except (ImportError, RuntimeError) as error:

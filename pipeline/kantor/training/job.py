@@ -20,6 +20,7 @@ class Job:
         workers: data-parallel ranks.
         threads: threads of each rank.
         gpus: whether each worker has a GPU.
+        nodes: on which the workers are, equally many on each.
         deadline: time (seconds since the epoch) at which to stop and save, if any.
     """
 
@@ -32,6 +33,7 @@ class Job:
     workers: int = 2
     threads: int = 1
     gpus: bool = False
+    nodes: int = 1
     deadline: float | None = None
 
     @property

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +24,8 @@ from kantor.training.worker import check_autocast, read_rows, work
 
 # A worker that dies is started again this often; it resumes from the latest checkpoint.
 _RESTARTS = 3
+# How long a Ray cluster may take to have what the workers need, and a Ray of our own [s].
+_PATIENCE, _PATIENCE_LOCAL = 120.0, 20.0
 _ERRORS = {kind.__name__: kind for kind in (InputError, TrainingError, Interrupted)}
 
 
@@ -43,14 +46,33 @@ def launch(job: Job) -> None:
     check_columns(job.settings, manifest)
     check_batch(job.settings.batch, manifest.split.train, job.workers, job.settings.critic.minibatch_std)
     check_autocast(job, gpus=job.gpus)
+    _check_nodes(job)
     with explained(job.checkpoints):
         job.checkpoints.mkdir(parents=True, exist_ok=True)
     for left_over in (job.stop_request, job.failure):
         left_over.unlink(missing_ok=True)
-    log.info(f"training {job.name}, seed {job.seed}: starting Ray with {job.workers} workers")
+    on = f" on {job.nodes} nodes" if job.nodes > 1 else ""
+    log.info(f"training {job.name}, seed {job.seed}: starting Ray with {job.workers} workers{on}")
     with _progress(job):
         _fit(job)
     Checkpoints(job.checkpoints, job.settings.keep_checkpoints).remove()
+
+
+def _check_nodes(job: Job) -> None:
+    """Raise `InputError` where the workers cannot be shared evenly by the nodes, or there is but one node."""
+    where = f"training '{job.name}'"
+    if job.workers % job.nodes:
+        raise InputError(
+            f"{job.workers} workers cannot be shared evenly by {job.nodes} nodes",
+            where=where,
+            cure="make --workers a multiple of --nodes",
+        )
+    if job.nodes > 1 and "RAY_ADDRESS" not in os.environ:
+        raise InputError(
+            f"{job.nodes} nodes need a Ray cluster, and RAY_ADDRESS names none",
+            where=where,
+            cure="in a SLURM job: slurm/ray_train.sh NODES CPUS kantor train ...",
+        )
 
 
 def _fit(job: Job) -> None:
@@ -64,6 +86,7 @@ def _fit(job: Job) -> None:
     local: dict[str, Any] = {"num_cpus": job.workers * job.threads, "include_dashboard": False}
     ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **(local if address == "local" else {}))
     try:
+        _wait_for_resources(job)
         trainer = TorchTrainer(
             _on_worker,
             train_loop_config={"job": job},
@@ -72,6 +95,7 @@ def _fit(job: Job) -> None:
                 num_workers=job.workers,
                 use_gpu=job.gpus,
                 resources_per_worker={"CPU": job.threads, "GPU": int(job.gpus)},
+                placement_strategy=_placement(job),
             ),
             run_config=RunConfig(
                 # Ray Train silently does nothing for the name of a finished run: the key changes with what is trained.
@@ -95,13 +119,56 @@ def _fit(job: Job) -> None:
         ray.shutdown()
 
 
+def _placement(job: Job) -> str:
+    """Ray's name for where the workers go; `_on_worker` checks what came of it."""
+    if job.nodes == 1:
+        return "PACK"
+    return "STRICT_SPREAD" if job.workers == job.nodes else "SPREAD"
+
+
+def _wait_for_resources(job: Job) -> None:
+    """Wait until Ray has what the workers need: Ray Train would wait for it without end.
+
+    Raises:
+        TrainingError: it does not have it in time.
+    """
+    import ray
+
+    needed = {"CPU": job.workers * job.threads, "GPU": job.workers * int(job.gpus)}
+    patience = _PATIENCE if "RAY_ADDRESS" in os.environ else _PATIENCE_LOCAL
+    deadline = time.monotonic() + patience
+    while True:
+        nodes = sum(bool(node["Alive"]) for node in ray.nodes())
+        there = {name: int(ray.cluster_resources().get(name, 0)) for name in needed}
+        if nodes >= job.nodes and all(there[name] >= count for name, count in needed.items()):
+            return
+        if time.monotonic() > deadline:
+            raise TrainingError(
+                f"the workers need {_amount(job.nodes, needed)}; in {patience:.0f} s Ray had {_amount(nodes, there)}",
+                where=f"training '{job.name}'",
+                cure="give the job more, or choose fewer --workers, --threads or --nodes",
+            )
+        time.sleep(0.2)
+
+
+def _amount(nodes: int, resources: dict[str, int]) -> str:
+    return ", ".join([f"{nodes} node(s)", *(f"{count} {name}s" for name, count in resources.items() if count)])
+
+
 def _on_worker(config: dict[str, Job]) -> None:
     import ray.train.torch
 
     job = config["job"]
     if job.failure.exists():
         return  # started again after an error that starting again does not mend
+    context = ray.train.get_context()
+    here, world = context.get_local_world_size(), context.get_world_size()
     try:
+        if here * job.nodes != world:
+            raise TrainingError(
+                f"Ray put {here} of {world} workers on one node, where {job.nodes} nodes share them",
+                cure="offer Ray as many CPUs per node as its workers need: --cpus-per-task of srun",
+            )
         work(job, ray.train.torch.get_device())
     except (Interrupted, TrainingError) as error:
         # All ranks stop together; an error raised here would make Ray start them again.

@@ -1,0 +1,77 @@
+"""The workflow through Snakemake's SLURM executor."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Cluster = Any  # conftest's classes, which an importlib-mode test cannot import
+Workflow = Any
+
+
+@pytest.fixture(scope="module")
+def finished(running: Cluster, new_workflow: Any) -> Workflow:
+    """The whole default workflow, every job in SLURM."""
+    workflow = new_workflow(running.shared / "workflow")
+    done = workflow.snakemake("--workflow-profile", "slurm/testcluster", more=running.environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return workflow
+
+
+def test_the_report_is_made(finished: Workflow) -> None:
+    report = json.loads((finished.directory / "results" / "report" / "report.json").read_text())
+    assert "wgan_gp" in json.dumps(report)
+    assert "cramer" in json.dumps(report)
+
+
+def test_ranks_and_trainings_were_on_two_nodes_and_the_report_on_one(finished: Workflow, running: Cluster) -> None:
+    jobs = (running.directory / "log" / "jobs.log").read_text().splitlines()
+    here = [line for line in jobs if f"WorkDir={finished.directory} " in line]
+    assert len(here) == 7
+    assert all("JobState=COMPLETED" in line for line in here)
+    assert Counter(re.findall(r"NodeCnt=(\d+)", " ".join(here))) == {"2": 6, "1": 1}
+    for log in ("stage/dis", "validate/wgan_gp/seed1"):
+        assert "2 MPI ranks" in (finished.directory / "results" / "logs" / f"{log}.log").read_text()
+    log = (finished.directory / "results" / "logs" / "train" / "cramer" / "seed1.log").read_text()
+    assert "2 workers on 2 nodes" in log
+
+
+def test_neither_slurm_nor_this_machine_has_anything_left_to_do(finished: Workflow, running: Cluster) -> None:
+    assert finished.would_run() == Counter()
+    again = finished.snakemake("--workflow-profile", "slurm/testcluster", more=running.environment)
+    assert "Nothing to be done" in again.stdout + again.stderr
+    running.assert_clean()
+
+
+def test_ranks_without_pmi2_are_refused(running: Cluster, finished: Workflow) -> None:
+    data, out = (str(finished.directory / "results" / name) for name in ("data/dis/manifest.json", "refused"))
+    model = str(finished.directory / "results" / "models" / "wgan_gp" / "seed1" / "model.pt")
+    config = str(finished.directory / "config" / "config.yaml")
+    command = ["kantor", "validate", "--config", config, "--model", model, "--manifest", data, "--out", out]
+    done = running.run("srun", "-N2", "-n2", *command, "--expect-ranks", "2", check=False)
+    assert done.returncode == 2
+    assert "the MPI world has 1 rank(s), not the expected 2" in done.stderr
+    assert "srun --mpi=pmi2" in done.stderr
+    assert not Path(out).exists()
+
+
+def test_a_job_knows_when_it_has_to_stop(running: Cluster) -> None:
+    look = (
+        "import time; from kantor import slurm; print(slurm.end_time() - time.time(), slurm.deadline() - time.time())"
+    )
+    end, stop = map(float, running.run("srun", "-N1", "--time=5", "python", "-c", look).stdout.split())
+    assert 270 < end <= 300
+    assert stop == pytest.approx(0.9 * end, abs=2)
+    unlimited = running.run("srun", "-N1", "python", "-c", "from kantor import slurm; print(slurm.deadline())").stdout
+    assert unlimited.strip() == "None"
+
+
+@pytest.mark.parametrize("target", ["all", "benchmark"])
+def test_the_template_for_a_gpu_site_is_understood(finished: Workflow, running: Cluster, target: str) -> None:
+    profile = ["--workflow-profile", "slurm/gpu-site", "--dry-run", "--forceall"]
+    done = finished.snakemake(*profile, target, more=running.environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "gres=gpu:1" in done.stdout + done.stderr
