@@ -13,6 +13,7 @@ rule train:
     threads: 2
     resources:
         worker_threads=1,
+        scratch="auto",
     params:
         settings=lambda wildcards: CONFIG.trainings[wildcards.training].canonical(),
         code=CODE["train"],
@@ -20,4 +21,5 @@ rule train:
     shell:
         "kantor train --training {wildcards.training} --seed {wildcards.seed} --settings {params.settings:q}"
         " --manifest {input:q} --out {params.out:q}"
-        " --workers $(({threads} / {resources.worker_threads})) --threads {resources.worker_threads} --log {log:q}"
+        " --workers $(({threads} / {resources.worker_threads})) --threads {resources.worker_threads}"
+        " --scratch {resources.scratch:q} --log {log:q}"

@@ -62,6 +62,7 @@ def _train(options: argparse.Namespace) -> None:
             workers=options.workers,
             threads=options.threads,
             gpus=options.gpus,
+            scratch=options.scratch,
             deadline=None if options.max_time is None else time.time() + options.max_time,
         )
     )
@@ -219,6 +220,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--workers", type=int, default=2, metavar="N", help="data-parallel ranks (default: 2)")
     train.add_argument("--threads", type=int, default=1, metavar="N", help="threads per worker (default: 1)")
     train.add_argument("--gpus", action="store_true", help="one GPU for each worker, with NCCL")
+    train.add_argument(
+        "--scratch",
+        default="auto",
+        metavar="DIR",
+        help="where each node keeps a copy of the shards while its workers read them; none; or auto (default):"
+        " $SLURM_TMPDIR or $TMPDIR if it is a local disk, the shards are not on one, and a node has several workers",
+    )
     train.add_argument(
         "--max-time", type=float, metavar="SECONDS", help="then save a checkpoint and stop with exit code 75"
     )

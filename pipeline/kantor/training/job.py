@@ -20,6 +20,7 @@ class Job:
         workers: data-parallel ranks.
         threads: threads of each rank.
         gpus: whether each worker has a GPU.
+        scratch: where each node keeps a copy of the shards while it reads them: `auto`, `none` or a directory.
         deadline: time (seconds since the epoch) at which to stop and save, if any.
     """
 
@@ -32,6 +33,7 @@ class Job:
     workers: int = 2
     threads: int = 1
     gpus: bool = False
+    scratch: str = "auto"
     deadline: float | None = None
 
     @property
@@ -53,6 +55,11 @@ class Job:
     def stop_request(self) -> Path:
         """When this file appears, all ranks save a checkpoint and stop."""
         return self.checkpoints / "stop"
+
+    @property
+    def notes(self) -> Path:
+        """Where the ranks leave what the driver is to log, a file each."""
+        return self.checkpoints / "notes"
 
     @property
     def failure(self) -> Path:
