@@ -127,8 +127,8 @@ def _fill(copy: Path, manifest_path: Path, workers: int) -> None:
                 temporary.replace(copy / shard.file)
             if missing:
                 log.info(
-                    f"{host}: copied {len(missing)} shards ({size / 1e6:,.1f} MB) to {copy}"
-                    f" in {time.monotonic() - began:.1f} s, for {workers} workers"
+                    f"{host}: copied {len(missing)} shard(s), {size / 1e6:,.1f} MB, to {copy}"
+                    f" in {time.monotonic() - began:.1f} s, for {workers} worker(s)"
                 )
     except OSError as error:
         log.info(f"{host}: what {copy} lacks is read from {source}: {error.strerror}")

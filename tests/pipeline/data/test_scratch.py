@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -30,6 +31,14 @@ def manifest_path(table: Table) -> Path:
 
 
 @pytest.fixture
+def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What is logged, even after a command ran in this process."""
+    monkeypatch.setattr(logging.getLogger("kantor"), "propagate", True)
+    caplog.set_level(logging.INFO, "kantor")
+    return caplog
+
+
+@pytest.fixture
 def local(tmp_path: Path) -> Path:
     return tmp_path / "local"
 
@@ -42,8 +51,7 @@ def same_as_source(manifest_path: Path, copy: Path | None) -> bool:
     )
 
 
-def test_shards_are_copied_and_removed(manifest_path: Path, local: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "kantor")
+def test_shards_are_copied_and_removed(manifest_path: Path, local: Path, said: pytest.LogCaptureFixture) -> None:
     with node_copy(manifest_path, str(local), workers=2) as copy:
         assert copy is not None
         assert sorted(path.name for path in copy.glob("*.h5")) == [s.file for s in Manifest.read(manifest_path).shards]
@@ -55,8 +63,8 @@ def test_shards_are_copied_and_removed(manifest_path: Path, local: Path, caplog:
             shard.rename(shard.with_suffix(".away"))
         assert read_splits(manifest_path, "train", copy=copy)[0].rows == 600
     assert list(local.iterdir()) == []
-    assert "copied 7 shards" in caplog.text
-    assert "for 2 workers" in caplog.text
+    assert "copied 7 shard(s)" in said.text
+    assert "for 2 worker(s)" in said.text
 
 
 # Enters and leaves on command, several times; says what it logged.
@@ -120,7 +128,7 @@ def test_workers_that_start_at_once_copy_once(manifest_path: Path, local: Path) 
         hear(started, "entered")
         assert len(list(local.glob("*/*"))) == 1
         tell(started)
-        assert ended(started).count("copied 7 shards") == 1
+        assert ended(started).count("copied 7 shard(s)") == 1
     assert list(local.iterdir()) == []
 
 
@@ -128,14 +136,13 @@ def test_coming_and_going_never_takes_a_copy_away(manifest_path: Path, local: Pa
     """Workers of several trainings: one removes what another is about to hold."""
     with workers(4, manifest_path, local, 50) as started:
         tell(started)
-        assert "copied 7 shards" in ended(started)
+        assert "copied 7 shard(s)" in ended(started)
     assert list(local.iterdir()) == []
 
 
 def test_an_altered_copy_is_read_from_the_source(
-    manifest_path: Path, local: Path, caplog: pytest.LogCaptureFixture
+    manifest_path: Path, local: Path, said: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", "kantor")
     with node_copy(manifest_path, str(local), workers=2) as copy:
         assert copy is not None
         altered, missing = sorted(copy.glob("*.h5"))[:2]
@@ -144,7 +151,7 @@ def test_an_altered_copy_is_read_from_the_source(
         altered.write_bytes(content)
         missing.unlink()
         assert same_as_source(manifest_path, copy)
-    assert f"{altered}: the checksum of this shard is not the manifest's; it is read from" in caplog.text
+    assert f"{altered}: the checksum of this shard is not the manifest's; it is read from" in said.text
 
 
 def test_a_damaged_source_is_not_copied_and_named(manifest_path: Path, local: Path) -> None:
@@ -159,52 +166,48 @@ def test_a_damaged_source_is_not_copied_and_named(manifest_path: Path, local: Pa
     assert list(local.iterdir()) == []
 
 
-def test_a_full_disk_means_the_source(manifest_path: Path, small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "kantor")
+def test_a_full_disk_means_the_source(manifest_path: Path, small_disk: Path, said: pytest.LogCaptureFixture) -> None:
     free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
     (small_disk / "others").write_bytes(bytes(free - 20_000))
     with node_copy(manifest_path, str(small_disk), workers=2) as copy:
         assert same_as_source(manifest_path, copy)
-    assert "do not fit into" in caplog.text
+    assert "do not fit into" in said.text
     assert [path.name for path in small_disk.iterdir()] == ["others"]
 
 
 def test_a_disk_that_fills_up_meanwhile_means_the_source(
-    manifest_path: Path, small_disk: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    manifest_path: Path, small_disk: Path, said: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others write, too, and a quota does not show in what is free."""
-    caplog.set_level("INFO", "kantor")
     free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
     (small_disk / "others").write_bytes(bytes(free - 20_000))
     usage = scratch.shutil.disk_usage
     monkeypatch.setattr(scratch.shutil, "disk_usage", lambda path: usage(path)._replace(free=1 << 40))
     with node_copy(manifest_path, str(small_disk), workers=2) as copy:
         assert same_as_source(manifest_path, copy)
-    assert "No space left on device" in caplog.text
+    assert "No space left on device" in said.text
     assert [path.name for path in small_disk.iterdir()] == ["others"]
 
 
 def test_a_directory_that_cannot_be_used_means_the_source(
-    manifest_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    manifest_path: Path, tmp_path: Path, said: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", "kantor")
     (tmp_path / "file").touch()
     with node_copy(manifest_path, str(tmp_path / "file"), workers=2) as copy:
         assert copy is None
-    assert "no scratch copy of the dataset" in caplog.text
+    assert "no scratch copy of the dataset" in said.text
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory to another user")
 def test_a_directory_of_another_user_is_not_trusted(
-    manifest_path: Path, local: Path, caplog: pytest.LogCaptureFixture
+    manifest_path: Path, local: Path, said: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", "kantor")
     own = local / f"kantor-{os.getuid()}"
     own.mkdir(parents=True)
     os.chown(own, 65534, 65534)
     with node_copy(manifest_path, str(local), workers=2) as copy:
         assert copy is None
-    assert "is not yours" in caplog.text
+    assert "is not yours" in said.text
 
 
 def test_what_a_killed_worker_left_is_removed_by_the_next(table: Table, manifest_path: Path, local: Path) -> None:
