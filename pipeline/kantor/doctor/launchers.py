@@ -1,9 +1,11 @@
 """Checks of what starts processes: mpiexec, srun and Ray."""
 
 import os
+import re
 import secrets
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -11,11 +13,13 @@ from pathlib import Path
 
 from kantor.doctor.finding import Finding, failure, ok, skipped, warning
 from kantor.doctor.machine import memory_limit
-from kantor.doctor.processes import Trouble, probe, run, running, srun_python
+from kantor.doctor.processes import Trouble, last_words, probe, run, running, srun_python
 
+# What the ranks write may come in one line.
 _RANK = """
 from mpi4py import MPI
-print(f"{MPI.COMM_WORLD.Get_size()}\\t{MPI.Get_processor_name()}\\t{MPI.Get_library_version().splitlines()[0].strip()}")
+facts = MPI.COMM_WORLD.Get_size(), MPI.Get_processor_name(), MPI.Get_library_version().splitlines()[0].strip()
+print("<<{}|{}|{}>>".format(*facts), flush=True)
 """
 
 
@@ -47,7 +51,7 @@ def srun() -> Finding:
 
 
 def _world(said: str, launcher: str, cure: str) -> Finding:
-    ranks = [line.split("\t") for line in said.splitlines() if line.count("\t") == 2]
+    ranks = re.findall(r"<<(\d+)\|(.*?)\|(.*?)>>", said)
     sizes, hosts, libraries = ({rank[i] for rank in ranks} for i in range(3))
     library = ", ".join(sorted(libraries))
     if len(ranks) == 2 and sizes == {"2"}:
@@ -84,12 +88,10 @@ def ray() -> Finding:
         with tempfile.TemporaryDirectory(prefix="ray", dir=base, ignore_cleanup_errors=True) as directory:
             port, agent = _free_ports(2)
             start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"]
-            options = (
-                f"--temp-dir={directory} --num-cpus=1 --object-store-memory={80 * 2**20} --include-dashboard=false"
-            )
-            more = f"--disable-usage-stats --dashboard-agent-listen-port={agent}"
+            options = f"--num-cpus=1 --object-store-memory={80 * 2**20} --include-dashboard=false --disable-usage-stats"
+            options = [f"--temp-dir={directory}", f"--dashboard-agent-listen-port={agent}", *options.split()]
             # It ends by itself even if this command is killed.
-            bounded = ["timeout", "--kill-after=5", "60", *start, *options.split(), *more.split()]
+            bounded = ["timeout", "--kill-after=5", "60", *start, *options]
             with running(bounded, environment) as head:
                 _wait_for(port, head)
                 environment["RAY_ADDRESS"] = f"127.0.0.1:{port}"
@@ -122,12 +124,11 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _wait_for(port: int, head, patience: float = 30) -> None:
+def _wait_for(port: int, head: subprocess.Popen[str], patience: float = 30) -> None:
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         if head.poll() is not None:
-            said = [line for line in (head.stdout.read() + head.stderr.read()).splitlines() if line.strip()]
-            raise Trouble(said[-1].strip() if said else "it ended at once")
+            raise Trouble(last_words("ray start", head.returncode, "\n".join(head.communicate())))
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
         except OSError:

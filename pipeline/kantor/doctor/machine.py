@@ -114,9 +114,7 @@ def gpu() -> Finding:
         try:
             listed = run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
         except Trouble as error:
-            return failure(
-                f"nvidia-smi: {error}", "the NVIDIA driver does not answer on this node: tell its administrators"
-            )
+            return failure(f"nvidia-smi: {error}", "the driver does not answer on this node: tell its administrators")
         driver = listed.split()[0] if listed.split() else "unknown"
     try:
         facts = probe(_GPU, 60)
@@ -223,9 +221,7 @@ def temporary_directory() -> Finding:
         return failure(f"{base}: {error.strerror}", cure)
     length = len(os.fsencode(base / _RAY_SOCKET))
     if length > _SOCKET_PATH:
-        return failure(
-            f"{base} is too long: Ray's sockets would have {length} bytes, and may have {_SOCKET_PATH}", cure
-        )
+        return failure(f"{base} is too long: Ray's sockets would have {length} bytes of {_SOCKET_PATH}", cure)
     return ok(f"{base}: Ray's sockets have {length} of the {_SOCKET_PATH} bytes that they may have")
 
 

@@ -51,7 +51,7 @@ def run(command: Sequence[str], seconds: float = 20, env: Mapping[str, str] | No
         except subprocess.TimeoutExpired as error:
             raise Trouble(f"{os.path.basename(command[0])} did not end within {seconds:.0f} s") from error  # noqa: PTH119
     if process.returncode != 0:
-        raise Trouble(_last_words(command, process.returncode, errors or output))
+        raise Trouble(last_words(command[0], process.returncode, errors or output))
     return output
 
 
@@ -82,11 +82,11 @@ def _end(process: subprocess.Popen[str]) -> None:
     _running.discard(process)
 
 
-def _last_words(command: Sequence[str], code: int, said: str) -> str:
+def last_words(program: str, code: int, said: str) -> str:
+    """How a program ended: of a traceback the last line says what happened."""
     words = [line.strip() for line in said.splitlines() if line.strip()]
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    # Of a traceback the last line says what happened.
-    return words[-1] if words else f"{os.path.basename(command[0])} {how}"  # noqa: PTH119
+    return words[-1] if words else f"{os.path.basename(program)} {how}"  # noqa: PTH119
 
 
 def srun_python(program: str, *arguments: str, nodes: int) -> list[str]:

@@ -11,13 +11,20 @@ _COMMANDS = ("sinfo", "sbatch", "srun", "squeue", "scancel", "scontrol")
 _NO_SLURM = "no SLURM on this machine: the workflow runs its jobs here"
 
 
-def there() -> bool:
-    return any(shutil.which(command) for command in _COMMANDS)
+def _not_here() -> Finding | None:
+    """Why there is no SLURM to ask, if so."""
+    if not any(shutil.which(command) for command in _COMMANDS):
+        return skipped(_NO_SLURM)
+    try:
+        run(["scontrol", "show", "config"])
+    except Trouble:
+        return skipped("SLURM does not answer")
+    return None
 
 
 def commands() -> Finding:
     """The commands are there, the controller answers, and these are the partitions."""
-    if not there():
+    if not any(shutil.which(command) for command in _COMMANDS):
         return skipped(_NO_SLURM)
     missing = [command for command in _COMMANDS if shutil.which(command) is None]
     if missing:
@@ -26,16 +33,19 @@ def commands() -> Finding:
         release = run(["sinfo", "--version"]).strip()
         partitions = run(["sinfo", "--noheader", "--format=%P %D node(s), %c CPUs, %m MB, up to %l"]).splitlines()
     except Trouble as error:
-        return failure(
-            str(error), "the controller does not answer: if this is no SLURM machine, go on without; else wait"
-        )
+        if "configuration source" in str(error):
+            return warning(
+                "SLURM's commands are here, but no cluster is configured",
+                "on a cluster: module load slurm, or set SLURM_CONF; on a machine of your own there is nothing to do",
+            )
+        return failure(str(error), "the controller does not answer: nothing can be submitted until it does")
     return ok(f"{release}; {'; '.join(line.strip() for line in partitions)}")
 
 
 def accounting() -> Finding:
     """Snakemake's SLURM executor asks sacct how its jobs are, unless told otherwise, and waits without end for it."""
-    if not there():
-        return skipped(_NO_SLURM)
+    if absent := _not_here():
+        return absent
     cure = "put slurm-status-command: squeue into the profile: Snakemake would wait for sacct without end"
     if shutil.which("sacct") is None:
         return warning("there is no sacct", cure)
@@ -48,8 +58,8 @@ def accounting() -> Finding:
 
 def signals() -> Finding:
     """A job can ask to be told before its time is up, and then has time to save a checkpoint."""
-    if not there():
-        return skipped(_NO_SLURM)
+    if absent := _not_here():
+        return absent
     ask = ["sbatch", "--test-only", "--time=10", "--signal=B:USR2@120", "--wrap=true"]
     try:
         run(ask)
@@ -74,7 +84,7 @@ def allocation() -> Finding:
     """What this job was given."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
-        return skipped("not inside one: run this with srun or sbatch, too" if there() else _NO_SLURM)
+        return _not_here() or skipped("not inside one: run this with srun or sbatch, too")
     try:
         asked = run(["squeue", "--noheader", f"--jobs={job}", "--format=%P|%D|%C|%m|%L|%l"]).strip()
     except Trouble as error:

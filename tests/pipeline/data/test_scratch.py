@@ -16,7 +16,7 @@ import pytest
 
 from kantor.data import scratch
 from kantor.data.manifest import Manifest
-from kantor.data.samples import read_split, read_splits, verified
+from kantor.data.samples import read_splits, verified
 from kantor.data.scratch import node_copy
 from kantor.errors import InputError
 
@@ -44,11 +44,8 @@ def local(tmp_path: Path) -> Path:
 
 
 def same_as_source(manifest_path: Path, copy: Path | None) -> bool:
-    train, test = read_splits(manifest_path, "train", "test", copy=copy)
-    return all(
-        np.array_equal(mine.features, read_split(manifest_path, name).features)
-        for mine, name in ((train, "train"), (test, "test"))
-    )
+    mine, source = (read_splits(manifest_path, "train", "test", copy=where) for where in (copy, None))
+    return all(np.array_equal(a.features, b.features) for a, b in zip(mine, source, strict=True))
 
 
 def test_shards_are_copied_and_removed(manifest_path: Path, local: Path, said: pytest.LogCaptureFixture) -> None:
