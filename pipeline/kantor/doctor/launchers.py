@@ -54,11 +54,13 @@ def _world(said: str, launcher: str, cure: str) -> Finding:
     ranks = re.findall(r"<<(\d+)\|(.*?)\|(.*?)>>", said)
     sizes, hosts, libraries = ({rank[i] for rank in ranks} for i in range(3))
     library = ", ".join(sorted(libraries))
+    if not ranks:
+        return failure(f"{launcher} starts no rank that answers: mpi4py finds no MPI library, or it starts none", cure)
     if len(ranks) == 2 and sizes == {"2"}:
         return ok(f"{launcher}: 2 ranks on {len(hosts)} host(s) are one world; mpi4py runs on {library}")
     return failure(
         f"{launcher} does not fit the MPI that mpi4py runs on ({library}): {len(ranks)} rank(s) in worlds of"
-        f" {', '.join(sorted(sizes)) or 'none'}, instead of 2 in one world of 2",
+        f" {', '.join(sorted(sizes))}, instead of 2 in one world of 2",
         cure,
     )
 
