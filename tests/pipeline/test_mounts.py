@@ -9,7 +9,7 @@ from kantor.mounts import file_system
 # As Linux writes it: a root disk, NFS homes, a Lustre file system, one mount over another, and a blank in a name.
 TABLE = """\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
-30 22 0:40 / /home rw,relatime shared:9 - nfs4 server:/home rw,vers=4.2,local_lock=none
+30 22 0:40 / /homes rw,relatime shared:9 - nfs4 server:/homes rw,vers=4.2,local_lock=none
 31 22 0:41 / /lustre rw - lustre mgs@tcp:/fs rw,localflock
 32 22 0:42 / /tmp rw shared:2 - ext4 /dev/sda2 rw
 33 32 0:43 / /tmp rw - tmpfs tmpfs rw,size=1024k
@@ -28,8 +28,8 @@ def table(tmp_path: Path) -> Path:
     "path, kind, place",
     [
         ("/", "ext4", "disk"),
-        ("/homes", "ext4", "disk"),
-        ("/home/me/not/there", "nfs4", "network"),
+        ("/home", "ext4", "disk"),
+        ("/homes/me/not/there", "nfs4", "network"),
         ("/lustre/data", "lustre", "network"),
         ("/tmp/job", "tmpfs", "memory"),
         ("/local disk/x", "xfs", "disk"),

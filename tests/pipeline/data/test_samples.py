@@ -36,6 +36,8 @@ def test_splits_read_together_are_the_splits(table: Table, manifest_path: Path) 
         alone = read_split(manifest_path, split)
         assert np.array_equal(sample.features, alone.features)
         assert np.array_equal(sample.conditions, alone.conditions)
+        assert sample.weights is not None
+        assert alone.weights is not None
         assert np.array_equal(sample.weights, alone.weights)
 
 
