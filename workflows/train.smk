@@ -32,6 +32,7 @@ rule train:
     resources:
         worker_threads=1,
         nodes=1,
+        scratch="auto",
     params:
         settings=lambda wildcards: CONFIG.trainings[wildcards.training].canonical(),
         code=CODE["train"],
@@ -41,4 +42,4 @@ rule train:
     shell:
         "{params.on_nodes} kantor train --training {wildcards.training} --seed {wildcards.seed} --settings {params.settings:q}"
         " --manifest {input:q} --out {params.out:q}"
-        " {params.workers} --log {log:q}"
+        " {params.workers} --scratch {resources.scratch:q} --log {log:q}"

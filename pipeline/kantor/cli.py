@@ -64,6 +64,7 @@ def _train(options: argparse.Namespace) -> None:
             threads=options.threads,
             gpus=options.gpus,
             nodes=options.nodes,
+            scratch=options.scratch,
             deadline=slurm.deadline() if options.max_time is None else time.time() + options.max_time,
         )
     )
@@ -160,6 +161,21 @@ def _measure(options: argparse.Namespace, ranks: Ranks) -> list[str]:
     return failures
 
 
+def _doctor(options: argparse.Namespace) -> None:
+    from kantor.doctor.examine import checks, diagnosis, examine, line
+
+    found = []
+    for one in examine(checks(options.results, options.scratch, quick=options.quick)):
+        found.append(one)
+        if not options.json:
+            print(line(one), flush=True)
+    whole = diagnosis(found)
+    if options.json:
+        print(whole.model_dump_json(indent=2))
+    if whole.failures:
+        raise KantorError(f"{whole.failures} check(s) failed", where=whole.host, cure="stands below each of them")
+
+
 def _config(options: argparse.Namespace) -> None:
     if options.check is not None:
         load(options.check)
@@ -244,6 +260,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--gpus", action="store_true", help="one GPU for each worker, with NCCL")
     train.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes that share the workers (default: 1)")
     train.add_argument(
+        "--scratch",
+        default="auto",
+        metavar="DIR",
+        help="where each node keeps a copy of the shards while its workers read them; none; or auto (default):"
+        " $SLURM_TMPDIR or $TMPDIR if it is a local disk, the shards are not on one, and a node has several workers",
+    )
+    train.add_argument(
         "--max-time",
         type=float,
         metavar="SECONDS",
@@ -290,6 +313,12 @@ def _parser() -> argparse.ArgumentParser:
         "--step", choices=("measure", "draw"), help="only write the CSV files, or only draw the page from them"
     )
     benchmark.add_argument("--out", required=True, type=Path, metavar="DIR")
+
+    doctor = command("doctor", _doctor, "Check this machine, or the allocation it runs in: what works, and the cures.")
+    doctor.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    doctor.add_argument("--scratch", default="auto", metavar="DIR", help="as for train (default: auto)")
+    doctor.add_argument("--quick", action="store_true", help="start no Ray")
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
 
     check = command("config", _config, "Check a configuration, or explain it.")
     action = check.add_mutually_exclusive_group(required=True)

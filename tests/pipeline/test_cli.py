@@ -23,7 +23,7 @@ def kantor(*arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.Comple
 def test_help_names_every_command() -> None:
     done = kantor("--help")
     assert done.returncode == 0
-    for command in ("stage", "train", "validate", "report", "summary", "config", "fingerprint"):
+    for command in ("stage", "train", "validate", "report", "summary", "doctor", "config", "fingerprint"):
         assert command in done.stdout
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from kantor.data.manifest import Manifest, Shard
 from kantor.errors import InputError
+from kantor.progress import log
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,26 +55,39 @@ class Sample:
         )
 
 
-def read_split(manifest_path: Path, split: Literal["train", "validation", "test"]) -> Sample:
-    """Read the rows of one split, in the order of the split's permutation.
+Split = Literal["train", "validation", "test"]
 
-    Every shard is read once and sequentially; only the rows of the split stay in memory.
+
+def read_split(manifest_path: Path, split: Split) -> Sample:
+    """`read_splits` of one."""
+    return read_splits(manifest_path, split)[0]
+
+
+def read_splits(manifest_path: Path, *splits: Split, copy: Path | None = None) -> list[Sample]:
+    """Read the rows of some splits, each in the order of its permutation.
+
+    Every shard is read once and sequentially; only the rows of the splits stay in memory.
+
+    Args:
+        copy: a directory that may hold copies of the shards; one missing or altered is read beside the manifest.
 
     Raises:
         InputError: the manifest or a shard is missing, or a shard is not the one that was staged.
     """
     manifest = Manifest.read(manifest_path)
-    first, last = manifest.split.bounds(split)
     position = np.empty(manifest.rows, dtype=np.int64)
     position[np.random.default_rng(manifest.split.seed).permutation(manifest.rows)] = np.arange(manifest.rows)
-    sample = _empty(manifest, last - first)
+    bounds = [manifest.split.bounds(split) for split in splits]
+    samples = [_empty(manifest, last - first) for first, last in bounds]
     begin = 0
     for shard in manifest.shards:
         place = position[begin : begin + shard.rows]
-        mine = (place >= first) & (place < last)
-        _copy(manifest_path.parent / shard.file, shard, sample, mine, place[mine] - first)
+        content = _content(shard, manifest_path.parent, copy)
+        for sample, (first, last) in zip(samples, bounds, strict=True):
+            mine = (place >= first) & (place < last)
+            _copy(content, sample, mine, place[mine] - first)
         begin += shard.rows
-    return sample
+    return samples
 
 
 def _empty(manifest: Manifest, rows: int) -> Sample:
@@ -86,9 +100,18 @@ def _empty(manifest: Manifest, rows: int) -> Sample:
     )
 
 
-def _copy(path: Path, shard: Shard, sample: Sample, rows: np.ndarray, place: np.ndarray) -> None:
+def _content(shard: Shard, directory: Path, copy: Path | None) -> bytes:
+    if copy is not None and (copy / shard.file).exists():
+        try:
+            return verified(copy / shard.file, shard)
+        except InputError as error:
+            log.info(f"{error.where}: {error.what}; it is read from {directory}")
+    return verified(directory / shard.file, shard)
+
+
+def _copy(content: bytes, sample: Sample, rows: np.ndarray, place: np.ndarray) -> None:
     """Copy the rows of a shard that `rows` marks to `place` in the sample."""
-    with h5py.File(io.BytesIO(_verified(path, shard)), "r") as file:
+    with h5py.File(io.BytesIO(content), "r") as file:
         sample.features[place] = _array(file, "features")[rows]
         if sample.condition_names:
             sample.conditions[place] = _array(file, "conditions")[rows]
@@ -102,7 +125,7 @@ def _array(file: h5py.File, name: str) -> np.ndarray:
     return dataset[()]
 
 
-def _verified(path: Path, shard: Shard) -> bytes:
+def verified(path: Path, shard: Shard) -> bytes:
     """The content of a shard, if it is what was staged."""
     cure = "stage again"
     try:

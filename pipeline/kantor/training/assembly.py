@@ -9,7 +9,7 @@ import torch
 
 from kantor.config import Training
 from kantor.data.manifest import Manifest
-from kantor.data.samples import Sample, read_split
+from kantor.data.samples import Sample, read_splits
 from kantor.errors import InputError
 from kantor.losses import Objective, make_objective
 from kantor.models.bundle import Bundle, transforms
@@ -50,16 +50,24 @@ class Assembly:
         )
 
 
-def assemble(settings: Training, seed: int, manifest_path: Path, device: torch.device | str = "cpu") -> Assembly:
+def assemble(
+    settings: Training,
+    seed: int,
+    manifest_path: Path,
+    device: torch.device | str = "cpu",
+    copy: Path | None = None,
+) -> Assembly:
     """Read the data, fit the transforms on the training split, initialise the networks.
+
+    `copy` is a directory of shards to be read instead of those beside the manifest.
 
     Raises:
         InputError: a shard is damaged, a column is unknown, or a transform does not accept the data.
     """
     manifest = Manifest.read(manifest_path)
     check_columns(settings, manifest)
-    train = with_policy(read_split(manifest_path, "train"), settings.signed_weights)
-    validation = with_policy(read_split(manifest_path, "validation"), settings.signed_weights)
+    splits = read_splits(manifest_path, "train", "validation", copy=copy)
+    train, validation = (with_policy(sample, settings.signed_weights) for sample in splits)
     validation = validation.take(slice(settings.evaluate_rows))
 
     dtype = getattr(torch, settings.precision)

@@ -21,6 +21,7 @@ class Job:
         threads: threads of each rank.
         gpus: whether each worker has a GPU.
         nodes: on which the workers are, equally many on each.
+        scratch: where each node keeps a copy of the shards while it reads them: `auto`, `none` or a directory.
         deadline: time (seconds since the epoch) at which to stop and save, if any.
     """
 
@@ -34,6 +35,7 @@ class Job:
     threads: int = 1
     gpus: bool = False
     nodes: int = 1
+    scratch: str = "auto"
     deadline: float | None = None
 
     @property
@@ -55,6 +57,11 @@ class Job:
     def stop_request(self) -> Path:
         """When this file appears, all ranks save a checkpoint and stop."""
         return self.checkpoints / "stop"
+
+    @property
+    def notes(self) -> Path:
+        """Where the ranks leave what the driver is to log, a file each."""
+        return self.checkpoints / "notes"
 
     @property
     def failure(self) -> Path:

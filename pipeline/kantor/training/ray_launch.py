@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import threading
 import time
@@ -51,6 +52,7 @@ def launch(job: Job) -> None:
         job.checkpoints.mkdir(parents=True, exist_ok=True)
     for left_over in (job.stop_request, job.failure):
         left_over.unlink(missing_ok=True)
+    shutil.rmtree(job.notes, ignore_errors=True)
     on = f" on {job.nodes} nodes" if job.nodes > 1 else ""
     log.info(f"training {job.name}, seed {job.seed}: starting Ray with {job.workers} workers{on}")
     with _progress(job):
@@ -164,6 +166,7 @@ def _on_worker(config: dict[str, Job]) -> None:
     context = ray.train.get_context()
     here, world = context.get_local_world_size(), context.get_world_size()
     try:
+        _log_to(job.notes / f"rank{context.get_world_rank()}.txt")
         if here * job.nodes != world:
             raise TrainingError(
                 f"Ray put {here} of {world} workers on one node, where {job.nodes} nodes share them",
@@ -177,6 +180,14 @@ def _on_worker(config: dict[str, Job]) -> None:
         # Perhaps this rank alone: raising ends the others, which wait for it.
         _say_failure(job.failure, error)
         raise
+
+
+def _log_to(notes: Path) -> None:
+    """What a worker logs would end in Ray's own files: the driver repeats what stands in `notes`."""
+    log.setLevel(logging.INFO)
+    with explained(notes):
+        notes.parent.mkdir(exist_ok=True)
+        log.addHandler(logging.FileHandler(notes, encoding="utf-8"))
 
 
 def _say_failure(path: Path, error: KantorError) -> None:
@@ -209,13 +220,22 @@ def _stop_on_signal(stop_request: Path) -> Iterator[None]:
 
 @contextmanager
 def _progress(job: Job, every: float = 1.0) -> Iterator[None]:
-    """Show how far the workers are, as they write it to the metrics."""
+    """Show how far the workers are, as they write it to the metrics, and what they log."""
     done = threading.Event()
+    said: set[str] = set()
+
+    def repeat() -> None:
+        for notes in sorted(job.notes.glob("*.txt")):
+            for line in notes.read_text(encoding="utf-8").split("\n")[:-1]:
+                if line not in said:  # ranks may say the same
+                    said.add(line)
+                    log.info(line)
 
     def watch() -> None:
         progress: Progress | None = None
         note = ""
         while not done.wait(every):
+            repeat()
             rows = read_rows(job.metrics) if job.metrics.exists() else []
             if not rows:
                 continue
@@ -225,6 +245,7 @@ def _progress(job: Job, every: float = 1.0) -> Iterator[None]:
             distance = f", energy distance {evaluated[-1].energy_distance:.2e}" if evaluated else ""
             note = f"(critic distance {rows[-1].distance:.3g}{distance})"
             progress.update(rows[-1].step, note)
+        repeat()
         if progress is not None:
             progress.close(note)
 

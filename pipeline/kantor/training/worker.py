@@ -1,5 +1,6 @@
 """One rank of a training, from reading the data to writing the model. It knows no launcher."""
 
+import os
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from kantor.data.samples import Sample
+from kantor.data.scratch import node_copy
 from kantor.errors import InputError, Interrupted, TrainingError
 from kantor.files import explained, sha256, whole, write_text
 from kantor.losses.reduction import joined_mean, joined_sum
@@ -38,7 +40,9 @@ def work(job: Job, device: torch.device | str = "cpu") -> None:
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     check_autocast(job, gpus=torch.device(device).type == "cuda")
     torch.set_num_threads(job.threads)
-    assembly = assemble(job.settings, job.seed, job.manifest, device)
+    with node_copy(job.manifest, job.scratch, workers=int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) as copy:
+        joined_sum(torch.zeros(()))  # all workers of a node hold their copy before the first lets go of it
+        assembly = assemble(job.settings, job.seed, job.manifest, device, copy)
     feed = Feed(
         assembly.rows,
         batch=job.settings.batch,

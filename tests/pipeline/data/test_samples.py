@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kantor.data.manifest import Manifest
-from kantor.data.samples import Sample, read_split
+from kantor.data.samples import Sample, read_split, read_splits
 from kantor.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,6 +29,16 @@ def test_splits_are_disjoint_and_complete(table: Table, manifest_path: Path) -> 
     assert [sample.rows for sample in samples] == [600, 200, 200]
     x = np.concatenate([sample.features[:, 0] for sample in samples])
     assert np.array_equal(np.sort(x), np.sort(table.columns["x"].astype(np.float32)))
+
+
+def test_splits_read_together_are_the_splits(table: Table, manifest_path: Path) -> None:
+    for sample, split in zip(read_splits(manifest_path, *SPLITS), SPLITS, strict=True):
+        alone = read_split(manifest_path, split)
+        assert np.array_equal(sample.features, alone.features)
+        assert np.array_equal(sample.conditions, alone.conditions)
+        assert sample.weights is not None
+        assert alone.weights is not None
+        assert np.array_equal(sample.weights, alone.weights)
 
 
 def test_rows_follow_the_permutation(table: Table, manifest_path: Path) -> None:

@@ -320,18 +320,6 @@ def test_no_permission_to_write(table: Table) -> None:
     assert caught.value.exit_code == 2
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting a small tmpfs needs root")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
 @pytest.mark.parametrize("processes", [1, 2])
 def test_full_disk(small_disk: Path, table: Table, processes: int) -> None:
     table.columns = {name: np.tile(values, 60) for name, values in table.columns.items()}

@@ -1,6 +1,7 @@
 """Real Ray Train: two workers, killed workers and drivers, bad input, stopping in time."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -105,10 +106,13 @@ def test_a_killed_driver_is_resumed_by_the_next_run(
 def test_sigterm_saves_a_checkpoint_and_ends_with_75(
     straight: Path, settings: Training, weighted_manifest: Path, tmp_path: Path
 ) -> None:
-    process = start(settings, weighted_manifest, tmp_path)
+    process = start(settings, weighted_manifest, tmp_path, "--scratch", str(tmp_path / "scratch"))
     wait_for_step(process, tmp_path, 10)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=120) == 75, output(tmp_path)
+    # The copy of the shards was for both workers, and goes when they have read it.
+    assert re.search(r"copied 1 shard\(s\), .* for 2 worker\(s\)", output(tmp_path))
+    assert not list((tmp_path / "scratch").iterdir())
     assert "a checkpoint is saved" in output(tmp_path)
     assert start(settings, weighted_manifest, tmp_path).wait(timeout=300) == 0, output(tmp_path)
     assert_same_model(straight, tmp_path)
