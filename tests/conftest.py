@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+# Test processes share the cores: a thread that waits by spinning would take a time slice from the one it waits for.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 QUICK = {

@@ -8,6 +8,7 @@ PyTorch and its matrix library see that they are in a parallel region and stay o
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -46,7 +47,8 @@ def share(*works: Work) -> None:
     """
     total = sum(work.rows * work.pairs for work in works)
     threads = min(torch.get_num_threads(), max(1, int(total / PAIRS_PER_THREAD)))
-    if threads == 1 or _parallel() is None:
+    parallel = _parallel()
+    if threads == 1 or parallel is None or _forked:
         for work in works:
             work.run(0, work.rows)
         return
@@ -65,8 +67,7 @@ def share(*works: Work) -> None:
         except BaseException as error:
             errors.append(error)
 
-    region = _Region(drain)
-    _parallel()(region, None, threads, 0)
+    parallel(_Region(drain), None, threads, 0)
     if errors:
         raise errors[0]
 
@@ -86,3 +87,8 @@ def _parallel() -> Any:
         return None
     function.argtypes, function.restype = (_Region, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
     return function
+
+
+# OpenMP's threads do not survive a fork, and the child would wait for them for ever.
+_forked: list[bool] = []
+os.register_at_fork(after_in_child=lambda: _forked.append(True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -75,6 +76,27 @@ def test_every_row_is_worked_once(threads: Callable[[int], None]) -> None:
 
         share(Work(partial(work, 0), rows, 100_000), Work(partial(work, 1), rows, 10))
         assert (count == 1).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_works_alone(threads: Callable[[int], None]) -> None:
+    """The threads of its parent are not there, and waiting for them would take for ever."""
+    threads(2)
+    share(Work(lambda first, last: None, 1000, 1000))
+    child = os.fork()
+    if child == 0:
+        done: list[tuple[int, int]] = []
+        share(Work(lambda first, last: done.append((first, last)), 1000, 1000))
+        os._exit(0 if done == [(0, 1000)] else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_without_openmp_one_thread_does_it_all(threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    threads(2)
+    monkeypatch.setattr("kantor_kernels.threads._parallel", lambda: None)
+    done: list[tuple[int, int]] = []
+    share(Work(lambda first, last: done.append((first, last)), 1000, 1000))
+    assert done == [(0, 1000)]
 
 
 def test_what_a_thread_raises_comes_out(threads: Callable[[int], None]) -> None:
