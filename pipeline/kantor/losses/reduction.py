@@ -18,10 +18,12 @@ def world_size() -> int:
 
 def joined_sum(value: Tensor) -> Tensor:
     """The sum over ranks, detached."""
-    value = value.detach().clone()
+    total = value.detach().clone()
     if world_size() > 1:
-        dist.all_reduce(value)
-    return value
+        if dist.get_backend() == "nccl":
+            total = total.cuda()  # NCCL knows no other memory
+        dist.all_reduce(total)
+    return total.to(value.device)
 
 
 def joined_mean(value: Tensor) -> Tensor:
