@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What Kantor needs on your cluster: edit it once, and source it on the login node before snakemake or sbatch, which hand
 # the environment to the jobs. As it stands it uses the .venv of this clone, which `make .venv/installed` makes.
 kantor_clone=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -10,7 +10,9 @@ def on_nodes(wildcards, threads, resources):
 
 def workers(wildcards, threads, resources):
     count = resources.nodes * (threads // resources.worker_threads)
-    gpus = "--gpus" if resources.get("gpu") or "gpu" in resources.get("gres", "") else ""
+    gpus = (
+        "--gpus" if resources.get("gpu") or "gpu" in resources.get("gres", "") else ""
+    )
     return f"--nodes {resources.nodes} --workers {count} --threads {resources.worker_threads} {gpus}"
 
 

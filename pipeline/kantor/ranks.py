@@ -60,8 +60,8 @@ def world(expected: int | None = None) -> Ranks:
     """
     if any(name in os.environ for name in _LAUNCHERS):
         if "SLURM_JOB_ID" in os.environ:
-            # MPICH's UCX sends addresses of several kB with what the memory held before. Compressed, some are too long a
-            # line for SLURM's PMI-1, and then ranks wait for ever (MPICH 5.0.2, SLURM 22.05: one start in five).
+            # MPICH's UCX sends addresses of several kB that end with what the memory held before. Compressed, some are
+            # too long a line for SLURM's PMI, and the ranks wait for ever (MPICH 5.0.2, SLURM 22.05: 5 starts of 25).
             os.environ.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
         try:
             from mpi4py import MPI

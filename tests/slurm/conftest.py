@@ -198,9 +198,7 @@ def cluster(running: Cluster) -> Iterator[Cluster]:
     yield running
     running.run("scancel", "--user=root", "--signal=KILL", check=False)
     running.run("scancel", "--user=root", check=False)
-    wait_until(
-        lambda: not running.run("squeue", "--noheader").stdout, 60, lambda: running.run("squeue").stdout
-    )
+    wait_until(lambda: not running.run("squeue", "--noheader").stdout, 60, lambda: running.run("squeue").stdout)
 
 
 @pytest.fixture

@@ -59,7 +59,9 @@ def test_ranks_without_pmi2_are_refused(running: Cluster, finished: Workflow) ->
 
 
 def test_a_job_knows_when_it_has_to_stop(running: Cluster) -> None:
-    look = "import time; from kantor import slurm; print(slurm.end_time() - time.time(), slurm.deadline() - time.time())"
+    look = (
+        "import time; from kantor import slurm; print(slurm.end_time() - time.time(), slurm.deadline() - time.time())"
+    )
     end, stop = map(float, running.run("srun", "-N1", "--time=5", "python", "-c", look).stdout.split())
     assert 270 < end <= 300
     assert stop == pytest.approx(0.9 * end, abs=2)

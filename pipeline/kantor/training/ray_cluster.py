@@ -63,7 +63,7 @@ class Node:
     @classmethod
     def of_step(cls, environment: Mapping[str, str] = os.environ) -> "Node":
         """The node of this SLURM task; outside of a step, this machine."""
-        in_step = "SLURM_PROCID" in environment
+        in_step = "SLURM_STEP_NODELIST" in environment
         hosts = tuple(slurm.hosts(environment)) if in_step else ("localhost",)
         if in_step and int(environment["SLURM_NTASKS"]) != len(hosts):
             raise TrainingError(
@@ -71,7 +71,7 @@ class Node:
                 cure="srun --nodes=N --ntasks=N --ntasks-per-node=1",
             )
         return cls(
-            job=f"{environment.get('SLURM_JOB_ID', 'local')}.{environment.get('SLURM_STEP_ID', os.getpid())}",
+            job=_step_name(environment),
             hosts=hosts,
             rank=int(environment["SLURM_PROCID"]) if in_step else 0,
             cpus=int(environment.get("SLURM_CPUS_PER_TASK") or len(os.sched_getaffinity(0))),
@@ -196,11 +196,18 @@ def _follow(node: Node, meeting: Path, directory: Path, join_timeout: float) -> 
         control.sendall(f"{known['token']} {node.rank}\n".encode())
         address = control.makefile().readline().strip()
         if not address:
-            return  # the first node gave up, and says why
+            raise TrainingError(f"{here}: node {node.hosts[0]} gave up before Ray was there, and says why")
         options, environment = node.ray(control.getsockname()[0], {**os.environ, "RAY_AUTH_TOKEN": known["token"]})
         with _ray(["--address", address, *options], environment, directory) as ray:
             while not select.select([control], [], [], _LOOK_EVERY)[0]:
                 _check(ray, directory)
+
+
+def _step_name(environment: Mapping[str, str]) -> str:
+    """One for every try: a job that was put back into the queue starts with the same numbers."""
+    if "SLURM_STEP_NODELIST" not in environment:
+        return f"local.{os.getpid()}"
+    return ".".join(environment.get(f"SLURM_{name}", "0") for name in ("JOB_ID", "RESTART_COUNT", "STEP_ID"))
 
 
 @contextmanager

@@ -144,7 +144,7 @@ def _wait_for_resources(job: Job) -> None:
             return
         if time.monotonic() > deadline:
             raise TrainingError(
-                f"the workers need {_amount(job.nodes, needed)}; after {patience:.0f} s Ray has {_amount(nodes, there)}",
+                f"the workers need {_amount(job.nodes, needed)}; in {patience:.0f} s Ray had {_amount(nodes, there)}",
                 where=f"training '{job.name}'",
                 cure="give the job more, or choose fewer --workers, --threads or --nodes",
             )
