@@ -60,3 +60,8 @@ class Job:
     def failure(self) -> Path:
         """Where a rank says why it cannot go on."""
         return self.checkpoints / "failure.json"
+
+    @property
+    def messages(self) -> Path:
+        """What the first rank says, for whoever watches."""
+        return self.checkpoints / "messages.txt"

@@ -49,7 +49,7 @@ def launch(job: Job) -> None:
     _check_nodes(job)
     with explained(job.checkpoints):
         job.checkpoints.mkdir(parents=True, exist_ok=True)
-    for left_over in (job.stop_request, job.failure):
+    for left_over in (job.stop_request, job.failure, job.messages):
         left_over.unlink(missing_ok=True)
     on = f" on {job.nodes} nodes" if job.nodes > 1 else ""
     log.info(f"training {job.name}, seed {job.seed}: starting Ray with {job.workers} workers{on}")
@@ -162,6 +162,8 @@ def _on_worker(config: dict[str, Job]) -> None:
     if job.failure.exists():
         return  # started again after an error that starting again does not mend
     context = ray.train.get_context()
+    if context.get_world_rank() == 0:
+        _say_in(job.messages)
     here, world = context.get_local_world_size(), context.get_world_size()
     try:
         if here * job.nodes != world:
@@ -177,6 +179,12 @@ def _on_worker(config: dict[str, Job]) -> None:
         # Perhaps this rank alone: raising ends the others, which wait for it.
         _say_failure(job.failure, error)
         raise
+
+
+def _say_in(messages: Path) -> None:
+    """Ray hides what its workers print: `log` goes into a file, which the driver shows."""
+    log.setLevel(logging.INFO)
+    log.addHandler(logging.FileHandler(messages, encoding="utf-8"))
 
 
 def _say_failure(path: Path, error: KantorError) -> None:
@@ -209,13 +217,22 @@ def _stop_on_signal(stop_request: Path) -> Iterator[None]:
 
 @contextmanager
 def _progress(job: Job, every: float = 1.0) -> Iterator[None]:
-    """Show how far the workers are, as they write it to the metrics."""
+    """Show how far the workers are, as they write it to the metrics, and what they say."""
     done = threading.Event()
+    heard = 0
+
+    def listen() -> None:
+        nonlocal heard
+        said = job.messages.read_text(encoding="utf-8").split("\n")[:-1] if job.messages.exists() else []
+        for line in said[heard:]:
+            log.info(line)
+        heard = len(said)
 
     def watch() -> None:
         progress: Progress | None = None
         note = ""
         while not done.wait(every):
+            listen()
             rows = read_rows(job.metrics) if job.metrics.exists() else []
             if not rows:
                 continue
@@ -235,6 +252,7 @@ def _progress(job: Job, every: float = 1.0) -> Iterator[None]:
     finally:
         done.set()
         watcher.join()
+        listen()
 
 
 _QUIET = {
