@@ -62,6 +62,11 @@ class Job:
         return self.checkpoints / "failure.json"
 
     @property
+    def reserve(self) -> Path:
+        """Becomes the file `failure`, and has the space for it even where the disk is full."""
+        return self.checkpoints / "failure.reserve"
+
+    @property
     def messages(self) -> Path:
         """What the first rank says, for whoever watches."""
         return self.checkpoints / "messages.txt"
