@@ -25,7 +25,7 @@ Cluster = Any  # conftest's classes, which an importlib-mode test cannot import
 Job = Any
 Workflow = Any
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STEPS, INTERVAL, HIT = 250, 50, 60
 CONFIGURATION = {
@@ -62,6 +62,7 @@ class Trainings:
         self.config = workflow.directory / "config" / "config.yaml"
         self.manifest = workflow.directory / "staged" / "manifest.json"
         self.table: list[tuple[str, int, float]] = []
+        self.took = 0.0  # the uninterrupted one [s]
         self.limits = "limits of jobs held" in cluster.script("status").stdout
         # Without cgroups SLURM sends SIGTERM to Ray, too, so that no checkpoint can be saved.
         self.lost_on_sigterm = 0 if self.limits else INTERVAL
@@ -148,8 +149,10 @@ def shared_trainings(running: Cluster, new_workflow: Any) -> Iterator[Trainings]
     workflow = new_workflow(running.shared / "faults")
     workflow.configure(**CONFIGURATION)
     found = Trainings(running, workflow)
+    began = time.monotonic()
     job = found.start(workflow.directory / "straight")
     assert job.wait(300) == 0, job.said
+    found.took = time.monotonic() - began
     yield found
     print("\n\n| fault | updates done again | seconds to resume |\n| --- | --- | --- |")
     print("".join(f"| {fault} | {lost} | {seconds:.0f} |\n" for fault, lost, seconds in found.table))
@@ -181,7 +184,8 @@ def test_scancel_saves_a_checkpoint_and_ends_the_job(trainings: Trainings, cance
 
 def test_the_time_limit_puts_the_job_back_into_the_queue(trainings: Trainings) -> None:
     out = trainings.new()
-    job = trainings.start(out, "--time=1")
+    # Long enough for Ray to start: minutes, by how long the whole uninterrupted training took.
+    job = trainings.start(out, f"--time={1 + trainings.took // 45:.0f}")
     trainings.until(out, job)
     with trainings.held():  # until the time to stop has come, however fast this machine is
         time.sleep(max(0.0, job.end_time - time.time() - 5))
