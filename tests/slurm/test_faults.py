@@ -299,11 +299,12 @@ def test_a_full_temporary_directory_is_named(trainings: Trainings) -> None:
 
 def test_two_trainings_at_once_on_the_same_nodes(trainings: Trainings) -> None:
     first, second = trainings.new(), trainings.new()
-    jobs = {out: trainings.start(out) for out in (first, second)}
-    for out, job in jobs.items():
-        trainings.until(out, job, 2)
+    jobs = {first: trainings.start(first)}
+    trainings.until(first, jobs[first], 2)
     with trainings.held():
+        jobs[second] = trainings.start(second)
         refused = trainings.cluster.run("kantor", *trainings.training(first), "--workers", "1", check=False)
+        trainings.until(second, jobs[second], 2)
     assert refused.returncode == 2, refused.stderr
     assert f"{first}/.checkpoints" in refused.stderr
     assert "another process is training this model" in refused.stderr
