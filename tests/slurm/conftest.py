@@ -61,8 +61,12 @@ class Job:
         return int(status) or (128 + int(ended_by) if ended_by != "0" else 0)
 
     def wait_for_restart(self, count: int, timeout: float = 120) -> None:
-        """Wait until it has gone back into the queue this often."""
-        wait_until(lambda: self.restarts >= count, timeout, lambda: f"job {self.number} is {self.state}: {self.said}")
+        """Wait until it has gone back into the queue this often, and its last run has ended."""
+        wait_until(
+            lambda: self.restarts >= count and self.state != "COMPLETING",
+            timeout,
+            lambda: f"job {self.number} is {self.state}: {self.said}",
+        )
 
     def wait_for(self, text: str, timeout: float = 120) -> None:
         """Wait until the job has said `text`; it must not end before."""
