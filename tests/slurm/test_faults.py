@@ -321,7 +321,7 @@ def test_a_corrupted_checkpoint_is_skipped_and_named(trainings: Trainings, cance
     left, since = Moment.of(out), time.monotonic()
     job = trainings.start(out)
     damaged = Moment(left.step, int(before.stem.partition("-")[2]), left.file)
-    trainings.resumes("corrupted checkpoint", out, job, damaged, since)
+    trainings.resumes("corrupted checkpoint", out, job, damaged, since, lost=2 * INTERVAL)
     assert f"{newest}: is not a checkpoint, or is damaged" in job.said
     assert "resume from the one before" in job.said
 
