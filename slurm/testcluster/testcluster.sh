@@ -144,7 +144,8 @@ SlurmdPort=16818
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket=$DIR/run/munge.sock
+# A job that was put back into the queue waits until what it was started with has expired [s].
+AuthInfo=socket=$DIR/run/munge.sock,cred_expire=20
 StateSaveLocation=$DIR/state
 SlurmdSpoolDir=$DIR/spool/%n
 SlurmctldPidFile=$DIR/run/slurmctld.pid
@@ -164,8 +165,8 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf
 SlurmdParameters=config_overrides
 # A job can be asked about for an hour after its end.
 MinJobAge=3600
-# Between the SIGTERM and the SIGKILL of a job that ran out of time [s].
-KillWait=10
+# Between the SIGTERM and the SIGKILL of a job that is ended [s].
+KillWait=30
 OverTimeLimit=0
 # A node that stays silent this long is down, and returns by itself [s].
 SlurmdTimeout=15

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -39,11 +40,33 @@ class Job:
     def state(self) -> str:
         return self._field("JobState")
 
+    @property
+    def is_over(self) -> bool:
+        return self.state in _OVER
+
+    @property
+    def restarts(self) -> int:
+        """How often it went back into the queue."""
+        return int(self._field("Restarts"))
+
+    @property
+    def end_time(self) -> float:
+        """When its time limit is reached [seconds since the epoch]."""
+        return datetime.fromisoformat(self._field("EndTime")).timestamp()
+
     def wait(self, timeout: float = 120) -> int:
         """The exit status of the finished job (128 + N where signal N ended it)."""
         wait_until(lambda: self.state in _OVER, timeout, lambda: f"job {self.number} is {self.state}: {self.said}")
         status, ended_by = self._field("ExitCode").split(":")
         return int(status) or (128 + int(ended_by) if ended_by != "0" else 0)
+
+    def wait_for_restart(self, count: int, timeout: float = 120) -> None:
+        """Wait until it has gone back into the queue this often, and its last run has ended."""
+        wait_until(
+            lambda: self.restarts >= count and self.state != "COMPLETING",
+            timeout,
+            lambda: f"job {self.number} is {self.state}: {self.said}",
+        )
 
     def wait_for(self, text: str, timeout: float = 120) -> None:
         """Wait until the job has said `text`; it must not end before."""
@@ -68,6 +91,8 @@ class Cluster:
             "TESTCLUSTER": name,
             # Ray Train looks twice a second otherwise.
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+            # Its workers would wait for whatever else this machine does.
+            "RAY_worker_niceness": "0",
         }
 
     def script(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -110,13 +135,14 @@ class Cluster:
 
     def submit(self, command: str, *options: str, directory: Path | None = None) -> Job:
         """Submit a shell command with options of sbatch; by default a whole-cluster job of a few minutes."""
-        directory = directory or Path(tempfile.mkdtemp(dir=self.shared))
-        output = directory / "job.txt"
         wanted = ["--nodes=2", "--ntasks=2", "--cpus-per-task=2", "--mem=4000", "--time=10", *options]
-        said = self.run(
-            "sbatch", "--parsable", f"--chdir={directory}", f"--output={output}", *wanted, f"--wrap={command}"
-        ).stdout
-        return Job(self, int(said.split(";")[0]), output)
+        return self.sbatch(*wanted, f"--wrap={command}", directory=directory or Path(tempfile.mkdtemp(dir=self.shared)))
+
+    def sbatch(self, *arguments: str, directory: Path) -> Job:
+        """Submit a job that runs in a directory and writes its output there."""
+        places = [f"--chdir={directory}", f"--output={directory}/job-%j.txt"]
+        number = int(self.run("sbatch", "--parsable", *places, *arguments).stdout.split(";")[0])
+        return Job(self, number, directory / f"job-{number}.txt")
 
     def on(self, node: str, *command: str) -> str:
         """What a command says on a node, past SLURM."""

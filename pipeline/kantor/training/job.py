@@ -67,3 +67,8 @@ class Job:
     def failure(self) -> Path:
         """Where a rank says why it cannot go on."""
         return self.checkpoints / "failure.json"
+
+    @property
+    def reserve(self) -> Path:
+        """Becomes the file `failure`, and has the space for it even where the disk is full."""
+        return self.checkpoints / "failure.reserve"

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from kantor import slurm
-from kantor.errors import TrainingError
+from kantor.errors import InputError, TrainingError
 from kantor.files import explained
 from kantor.network import address_towards, free_ports, interface_of, listens
 from kantor.progress import log
@@ -38,6 +38,8 @@ _LOOK_EVERY = 0.1
 _GRACE = 10.0
 # The longest directory for Ray's sockets.
 _LONGEST_BASE = 30
+# What Ray's logs and compiled code need there, at least [bytes].
+_SPACE = 64 << 20
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 _RAY = (sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats")
 
@@ -122,6 +124,7 @@ def run(command: Sequence[str], *, meet_in: Path, join_timeout: float) -> int:
         The exit status of the command.
 
     Raises:
+        InputError: the directory for temporary files is full.
         TrainingError: Ray did not start, a node did not join in time, or one was lost.
     """
     node = Node.of_step()
@@ -217,6 +220,12 @@ def _own_directory(base: Path) -> Iterator[Path]:
         with suppress(OSError), lock.open() as file:  # of another user, or in use
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(lock.parent)
+    if (free := shutil.disk_usage(base).free) < _SPACE:
+        raise InputError(
+            f"{free >> 20} MiB are free here, and Ray needs {_SPACE >> 20} for its logs",
+            where=f"{socket.gethostname()}:{base}",
+            cure="free some space, or choose another directory of this node: export TMPDIR=/short/path",
+        )
     with tempfile.TemporaryDirectory(prefix="kray-", dir=base, ignore_cleanup_errors=True) as name:
         directory = Path(name)
         with (directory / "new").open("w") as file:

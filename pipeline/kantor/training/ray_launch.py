@@ -8,14 +8,14 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kantor.data.manifest import Manifest
 from kantor.errors import InputError, Interrupted, KantorError, TrainingError
-from kantor.files import explained, write_text
+from kantor.files import write_text
 from kantor.progress import Progress, log
 from kantor.training.assembly import check_columns
 from kantor.training.feed import check_batch
@@ -27,6 +27,8 @@ from kantor.training.worker import check_autocast, read_rows, work
 _RESTARTS = 3
 # How long a Ray cluster may take to have what the workers need, and a Ray of our own [s].
 _PATIENCE, _PATIENCE_LOCAL = 120.0, 20.0
+# How long the last launch of this training may take to end [s].
+_PATIENCE_LOCKED = 20.0
 _ERRORS = {kind.__name__: kind for kind in (InputError, TrainingError, Interrupted)}
 
 
@@ -48,16 +50,17 @@ def launch(job: Job) -> None:
     check_batch(job.settings.batch, manifest.split.train, job.workers, job.settings.critic.minibatch_std)
     check_autocast(job, gpus=job.gpus)
     _check_nodes(job)
-    with explained(job.checkpoints):
-        job.checkpoints.mkdir(parents=True, exist_ok=True)
-    for left_over in (job.stop_request, job.failure):
-        left_over.unlink(missing_ok=True)
-    shutil.rmtree(job.notes, ignore_errors=True)
-    on = f" on {job.nodes} nodes" if job.nodes > 1 else ""
-    log.info(f"training {job.name}, seed {job.seed}: starting Ray with {job.workers} workers{on}")
-    with _progress(job):
-        _fit(job)
-    Checkpoints(job.checkpoints, job.settings.keep_checkpoints).remove()
+    checkpoints = Checkpoints(job.checkpoints, job.settings.keep_checkpoints)
+    with checkpoints.locked("launched", patience=_PATIENCE_LOCKED):
+        for left_over in (job.stop_request, job.failure):
+            left_over.unlink(missing_ok=True)
+        shutil.rmtree(job.notes, ignore_errors=True)
+        write_text(job.reserve, " " * 4096)
+        on = f" on {job.nodes} nodes" if job.nodes > 1 else ""
+        log.info(f"training {job.name}, seed {job.seed}: starting Ray with {job.workers} workers{on}")
+        with _progress(job):
+            _fit(job)
+        checkpoints.remove()
 
 
 def _check_nodes(job: Job) -> None:
@@ -175,10 +178,10 @@ def _on_worker(config: dict[str, Job]) -> None:
         work(job, ray.train.torch.get_device())
     except (Interrupted, TrainingError) as error:
         # All ranks stop together; an error raised here would make Ray start them again.
-        _say_failure(job.failure, error)
+        _say_failure(job, error)
     except KantorError as error:
         # Perhaps this rank alone: raising ends the others, which wait for it.
-        _say_failure(job.failure, error)
+        _say_failure(job, error)
         raise
 
 
@@ -190,10 +193,18 @@ def _log_to(notes: Path) -> None:
         log.addHandler(logging.FileHandler(notes, encoding="utf-8"))
 
 
-def _say_failure(path: Path, error: KantorError) -> None:
+def _say_failure(job: Job, error: KantorError) -> None:
+    """The first one that says it is believed."""
     kind = next(name for name, kind in _ERRORS.items() if isinstance(error, kind))
     where = None if error.where is None else str(error.where)
-    write_text(path, json.dumps({"kind": kind, "what": error.what, "where": where, "cure": error.cure}))
+    said = json.dumps({"kind": kind, "what": error.what, "where": where, "cure": error.cure})
+    with suppress(FileNotFoundError):
+        mine = job.reserve.rename(job.failure.with_suffix(".partial"))
+        with mine.open("r+", encoding="utf-8") as file:
+            file.write(said)
+            file.flush()
+            os.fsync(file.fileno())
+        mine.rename(job.failure)
 
 
 def _raise_failure(path: Path) -> None:

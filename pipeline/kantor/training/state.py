@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn, optim
@@ -153,30 +153,38 @@ class Checkpoints:
         self.directory, self.keep = directory, keep
 
     @contextlib.contextmanager
-    def locked(self, patience: float = 60.0) -> Iterator[None]:
+    def locked(self, name: str = "lock", *, patience: float = 60.0) -> Iterator[None]:
         """Hold the directory for this process; the operating system lets go when the process dies.
 
+        Args:
+            name: of the lock; different ones do not exclude each other.
+            patience: how long another process may go on holding it [s].
+
         Raises:
-            InputError: another process holds it and does not let go within `patience` seconds.
+            InputError: another process holds it and does not let go in time.
         """
+        deadline = time.monotonic() + patience
+        while (lock := self._try_to_lock(name)) is None:
+            if time.monotonic() > deadline:
+                raise InputError(
+                    "another process is training this model",
+                    where=self.directory,
+                    cure="wait for it, or stop it, before you start it again",
+                )
+            time.sleep(0.2)
+        with lock:
+            yield
+
+    def _try_to_lock(self, name: str) -> IO[str] | None:
         with explained(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
-            lock = (self.directory / "lock").open("w")
-        with lock:
-            deadline = time.monotonic() + patience
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if time.monotonic() > deadline:
-                        raise InputError(
-                            "another process is training this model",
-                            where=self.directory,
-                            cure="wait for it, or stop it, before you start it again",
-                        ) from error
-                    time.sleep(0.2)
-            yield
+            lock = (self.directory / name).open("w")
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(lock.fileno()).st_nlink:  # not removed with all the rest by who held it
+                return lock
+        lock.close()
+        return None
 
     def save(self, state: State) -> None:
         write_tensors(self._path(state.step), state.state_dict())

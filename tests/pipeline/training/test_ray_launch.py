@@ -118,6 +118,22 @@ def test_sigterm_saves_a_checkpoint_and_ends_with_75(
     assert_same_model(straight, tmp_path)
 
 
+def test_a_second_launch_is_refused_and_leaves_the_first_alone(
+    straight: Path, settings: Training, weighted_manifest: Path, tmp_path: Path
+) -> None:
+    process = start(settings, weighted_manifest, tmp_path)
+    wait_for_step(process, tmp_path, 10)
+    for worker in workers(process):
+        worker.suspend()
+    again = start(settings, weighted_manifest, tmp_path)
+    assert again.wait(timeout=120) == 2, output(tmp_path)
+    assert "another process is training this model" in output(tmp_path)
+    for worker in workers(process):
+        worker.resume()
+    assert process.wait(timeout=300) == 0, output(tmp_path)
+    assert_same_model(straight, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

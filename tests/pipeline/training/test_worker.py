@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,19 @@ def test_two_writers_are_kept_apart(job: Job) -> None:
         Checkpoints(job.checkpoints, 2).locked(patience=0.3),
     ):
         pass
+
+
+def test_a_lock_removed_by_its_holder_is_taken_in_a_new_directory(job: Job) -> None:
+    def wait() -> bool:
+        with Checkpoints(job.checkpoints, 2).locked(patience=30):
+            return (job.checkpoints / "lock").exists()
+
+    with ThreadPoolExecutor() as pool:
+        with Checkpoints(job.checkpoints, 2).locked():
+            waiting = pool.submit(wait)
+            time.sleep(0.5)
+            Checkpoints(job.checkpoints, 2).remove()
+        assert waiting.result()
 
 
 def test_not_finite_stops_before_the_step(job: Job) -> None:
