@@ -15,7 +15,7 @@ from typing import Any
 
 from kantor.data.manifest import Manifest
 from kantor.errors import InputError, Interrupted, KantorError, TrainingError
-from kantor.files import write_text
+from kantor.files import explained, write_text
 from kantor.progress import Progress, log
 from kantor.training.assembly import check_columns
 from kantor.training.feed import check_batch
