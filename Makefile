@@ -7,13 +7,14 @@ BIN := .venv/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help run physics toys test test-triton test-slurm lint clean
+.PHONY: help run physics toys test test-faults test-triton test-slurm lint clean
 
 help:
 	@echo "make run      stage the data, train the models, validate them: ends with results/report/index.html"
 	@echo "make physics  the same with several seeds, for figures with uncertainties"
 	@echo "make toys     the same on rings and grids of Gaussians: which modes are found, which collapse"
 	@echo "make test     the tests, linters and types"
+	@echo "make test-faults  half an hour of what clusters do to trainings, on a SLURM of two nodes; not part of make test"
 	@echo "make clean    remove the environment; results stay"
 
 run: .venv/installed
@@ -35,7 +36,11 @@ test: .venv/tested lint test-triton
 
 # A real SLURM of two nodes, which slurm/testcluster brings up as root; one test at a time, as its jobs use all CPUs.
 test-slurm: .venv/tested
-	$(BIN)/pytest tests/slurm
+	$(BIN)/pytest tests/slurm -m "not faults"
+
+# What clusters do to trainings, done to them: half an hour, on a machine that does nothing else. Prints docs/faults.md's table.
+test-faults: .venv/tested
+	$(BIN)/pytest -s -v tests/slurm/test_faults.py
 
 # The oldest Triton that the kernels support, in a folder of its own. Its interpreter turns arrays into numbers in a way
 # that NumPy 2.3 warns about and 2.4 refuses.
