@@ -72,9 +72,17 @@ def test_a_job_knows_when_it_has_to_stop(running: Cluster) -> None:
     assert unlimited.strip() == "None"
 
 
-@pytest.mark.parametrize("target", ["all", "benchmark"])
-def test_the_template_for_a_gpu_site_is_understood(finished: Workflow, running: Cluster, target: str) -> None:
-    profile = ["--workflow-profile", "slurm/gpu-site", "--dry-run", "--forceall"]
+@pytest.mark.parametrize(
+    ("target", "announced"),
+    [
+        ("all", ["gres=gpu:4", "ray_train.sh 2 32 kantor train", "--nodes 2 --workers 8 --threads 8 --gpus"]),
+        ("benchmark", ["gres=gpu:1", "kantor benchmark --step measure"]),
+    ],
+)
+def test_the_template_for_a_gpu_site_is_understood(
+    finished: Workflow, running: Cluster, target: str, announced: list[str]
+) -> None:
+    profile = ["--workflow-profile", "slurm/gpu-site", "--dry-run", "--forceall", "--printshellcmds"]
     done = finished.snakemake(*profile, target, more=running.environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "gres=gpu:1" in done.stdout + done.stderr
+    assert not [words for words in announced if words not in done.stdout + done.stderr]
