@@ -82,7 +82,8 @@ def test_a_job_knows_when_it_has_to_stop(running: Cluster) -> None:
 def test_the_template_for_a_gpu_site_is_understood(
     finished: Workflow, running: Cluster, target: str, announced: list[str]
 ) -> None:
-    profile = ["--workflow-profile", "slurm/gpu-site", "--dry-run", "--forceall", "--printshellcmds"]
+    # A dry run scales threads down to the cores it is given, a run does not.
+    profile = ["--workflow-profile", "slurm/gpu-site", "--dry-run", "--forceall", "--printshellcmds", "--cores", "32"]
     done = finished.snakemake(*profile, target, more=running.environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not [words for words in announced if words not in done.stdout + done.stderr]
