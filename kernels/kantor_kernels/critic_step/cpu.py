@@ -23,6 +23,7 @@ from kantor_kernels.critic_step.cpu_products import COLUMNS, multiply, multiply_
 from kantor_kernels.critic_step.problem import CriticStep, Loss, Perceptron, Rows
 from kantor_kernels.critic_step.tiled import Work, by_blocks
 
+unflatten_dense_tensors: Any = torch._C._nn.unflatten_dense_tensors  # pyright: ignore[reportAttributeAccessIssue]
 _KINDS = {"wasserstein": 0, "energy": 1, "surrogate": 2}
 # Rows of the batch that go through all layers together, even: three times as many values of each layer, or four.
 PANEL = 16
@@ -62,7 +63,6 @@ class _Step:
     def __init__(self, perceptron: Perceptron, parts: int) -> None:
         dtype, levels = perceptron.weights[0].dtype, len(perceptron.weights) + 1
         self.layout = np.zeros((levels, 7), np.int64)
-        self.places: list[tuple[tuple[int, ...], tuple[int, ...], int]] = []
         at = np.zeros(7, np.int64)
         for level, size in enumerate([perceptron.inputs, *(len(w) for w in perceptron.weights)]):
             columns = _padded(size)
@@ -73,14 +73,11 @@ class _Step:
             outputs, bias = perceptron.weights[level].shape[0], perceptron.biases[level]
             at[_WEIGHTS] += outputs * columns
             at[_TRANSPOSED] += size * _padded(outputs)
-            # In the caller's tensor of all gradients.
+            # In the caller's tensor of all gradients, in the order of the parameters.
             self.layout[level, _BY_WEIGHT] = at[_BY_WEIGHT]
-            self.places.append(((outputs, size), (size, 1), int(at[_BY_WEIGHT])))
-            at[_BY_WEIGHT] += _padded(outputs * size)
+            at[_BY_WEIGHT] += outputs * size
             self.layout[level, _BY_BIAS] = -1 if bias is None else at[_BY_WEIGHT]
-            if bias is not None:
-                self.places.append(((outputs,), (1,), int(at[_BY_WEIGHT])))
-                at[_BY_WEIGHT] += _padded(outputs)
+            at[_BY_WEIGHT] += 0 if bias is None else outputs
         _, _, values, weights, transposed, self.numbers, _ = at.tolist()
 
         def zeros(*shape: int) -> Any:
@@ -145,7 +142,8 @@ class _Step:
         total_3 = rows.real.new_empty(3)
         _add_up(self.by_weights, self.by_biases, self.totals, self.layout, gradients.numpy(), total_3.numpy())
         total, distance, penalty = total_3.unbind()
-        return CriticStep(total, distance, penalty, norm_P, tuple(gradients.as_strided(*p) for p in self.places))
+        shares = unflatten_dense_tensors(gradients, perceptron.parameters())
+        return CriticStep(total, distance, penalty, norm_P, tuple(shares))
 
 
 def _padded(size: int) -> int:

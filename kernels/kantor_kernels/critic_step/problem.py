@@ -66,11 +66,14 @@ class Perceptron:
         None for anything else: another layer, another order, a hook, a parametrisation, a dtype or device of its own,
         parameters other than float32 or float64.
         """
-        if type(module) is not nn.Sequential or len(module) % 2 == 0 or any(map(_hooked, (module, *module))):
+        if type(module) is not nn.Sequential:
             return None
-        layers = [layer for layer in list(module)[0::2] if type(layer) is nn.Linear]
-        described = {_described(activation) for activation in list(module)[1::2]} or {("relu", 0.0)}
-        if len(layers) != (len(module) + 1) // 2 or len(described) > 1:
+        children = list(module)
+        layers = [layer for layer in children[0::2] if type(layer) is nn.Linear]
+        if len(layers) != (len(children) + 1) / 2 or any(map(_hooked, (module, *children))):
+            return None
+        described = {_described(activation) for activation in children[1::2]} or {("relu", 0.0)}
+        if len(described) > 1:
             return None
         found = described.pop()
         weights, biases = tuple(layer.weight for layer in layers), tuple(layer.bias for layer in layers)
