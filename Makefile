@@ -17,15 +17,15 @@ help:
 	@echo "make test-faults  half an hour of what clusters do to trainings, on a SLURM of two nodes; not part of make test"
 	@echo "make clean    remove the environment; results stay"
 
+# Networks this small train faster on one worker each, two models at a time.
 run: .venv/installed
-	@$(BIN)/snakemake --quiet all
+	@$(BIN)/snakemake --set-threads train=1 --quiet all
 	@$(BIN)/kantor summary results/report
 
 physics: .venv/installed
-	@$(BIN)/snakemake physics --quiet all
+	@$(BIN)/snakemake physics --set-threads train=1 --quiet all
 	@$(BIN)/kantor summary results/report-physics
 
-# Networks this small train faster on one worker each, two models at a time.
 toys: .venv/installed
 	@$(BIN)/snakemake toys --set-threads train=1 --quiet all
 	@$(BIN)/kantor summary results/report-toys
