@@ -8,8 +8,6 @@ rows compiled. Shapes: B rows of a block, P points of the penalty, N = 2 B + P, 
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from typing import Any
 
 import numba
@@ -21,7 +19,7 @@ from kantor_kernels import threads
 from kantor_kernels.critic_step import reference
 from kantor_kernels.critic_step.cpu_products import COLUMNS, multiply, multiply_add, transpose
 from kantor_kernels.critic_step.problem import CriticStep, Loss, Perceptron, Rows
-from kantor_kernels.critic_step.tiled import Work, by_blocks
+from kantor_kernels.critic_step.tiled import Work, by_blocks, kept
 
 unflatten_dense_tensors: Any = torch._C._nn.unflatten_dense_tensors  # pyright: ignore[reportAttributeAccessIssue]
 _KINDS = {"wasserstein": 0, "energy": 1, "surrogate": 2}
@@ -150,22 +148,11 @@ def _padded(size: int) -> int:
     return -(-size // COLUMNS) * COLUMNS
 
 
-# Layouts that a thread keeps.
-_KEPT = 4
-_local = threading.local()
-
-
 def _kept(perceptron: Perceptron) -> _Step:
     parts = torch.get_num_threads()
     biased = tuple(bias is not None for bias in perceptron.biases)
-    key = (tuple(w.shape for w in perceptron.weights), biased, perceptron.weights[0].dtype, parts)
-    kept: OrderedDict[object, _Step] = _local.__dict__.setdefault("kept", OrderedDict())
-    if key not in kept:
-        kept[key] = _Step(perceptron, parts)
-        if len(kept) > _KEPT:
-            kept.popitem(last=False)
-    kept.move_to_end(key)
-    return kept[key]
+    key = (_Step, tuple(w.shape for w in perceptron.weights), biased, perceptron.weights[0].dtype, parts)
+    return kept(key, lambda: _Step(perceptron, parts))
 
 
 class _Bending(Work):

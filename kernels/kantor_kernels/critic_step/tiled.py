@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +63,7 @@ def _blocks(rows: Rows, kind: str) -> list[tuple[Rows, slice]]:
     return found
 
 
+T = TypeVar("T")
 _local = threading.local()
 
 
@@ -72,14 +74,18 @@ def _kept(kind_of_work: type[Work], perceptron: Perceptron, b: int, features: in
         return kind_of_work(perceptron, b, features, kind)
     shapes = tuple(w.shape for w in perceptron.weights)
     key = (kind_of_work, shapes, b, features, kind, perceptron.straight, first.dtype)
-    kept: OrderedDict[object, Work] = _local.__dict__.setdefault("kept", OrderedDict())
-    if key in kept:
-        kept.move_to_end(key)
-    else:
-        kept[key] = kind_of_work(perceptron, b, features, kind)
-        if len(kept) > KEPT:
-            kept.popitem(last=False)
-    return kept[key]
+    return kept(key, lambda: kind_of_work(perceptron, b, features, kind))
+
+
+def kept(key: object, make: Callable[[], T]) -> T:
+    """What `make` makes, or what it made for this key at one of this thread's latest steps."""
+    found: OrderedDict[object, Any] = _local.__dict__.setdefault("kept", OrderedDict())
+    if key not in found:
+        found[key] = make()
+        if len(found) > KEPT:
+            found.popitem(last=False)
+    found.move_to_end(key)
+    return found[key]
 
 
 class Work:
