@@ -1,8 +1,9 @@
 """Threads for compiled kernels: PyTorch's own, so that no two sets of threads want the same cores.
 
 PyTorch's OpenMP threads wait for the next parallel region by spinning, which would steal the cores from any others.
-Asked through the same OpenMP library, they are the ones that do our work, and they start in microseconds. Inside of it
-PyTorch and its matrix library see that they are in a parallel region and stay on one thread each.
+Asked through the same OpenMP library, they are the ones that do our work: `share` gives them calls from Python,
+`run_parts` parts of a compiled function, which start in a microsecond and need no interpreter. Inside of either PyTorch
+and its matrix library see that they are in a parallel region and stay on one thread each.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from functools import cache
 from typing import Any
 
 import torch
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 
 # Less work than this many pairs of points is not worth waking a thread.
 PAIRS_PER_THREAD = 50_000
@@ -46,9 +50,8 @@ def share(*works: Work) -> None:
         Exception: the first one that a piece of work raised.
     """
     total = sum(work.rows * work.pairs for work in works)
-    threads = min(torch.get_num_threads(), max(1, int(total / PAIRS_PER_THREAD)))
-    parallel = _parallel()
-    if threads == 1 or parallel is None or _forked:
+    threads, parallel = how_many(total), _parallel()
+    if threads == 1 or parallel is None:
         for work in works:
             work.run(0, work.rows)
         return
@@ -70,6 +73,82 @@ def share(*works: Work) -> None:
     parallel(_Region(drain), None, threads, 0)
     if errors:
         raise errors[0]
+
+
+def how_many(pairs: float) -> int:
+    """Threads for work that costs as much as so many pairs of points."""
+    if _forked:
+        return 1
+    return min(torch.get_num_threads(), max(1, int(pairs / PAIRS_PER_THREAD)))
+
+
+def entry() -> int:
+    """The address that `run_parts` starts threads by; 0: there are none, the caller's thread does everything."""
+    parallel = _parallel()
+    return 0 if parallel is None else ctypes.cast(parallel, ctypes.c_void_p).value or 0
+
+
+def _run_parts(typing: Any, entry: Any, threads: Any, parts: Any, work: Any, arguments: Any) -> Any:
+    """work(part, *arguments) for every part below `parts`, on so many threads; for use in compiled functions.
+
+    No thread needs the interpreter, so that starting them takes a microsecond. `work` is compiled and raises nothing.
+
+    Args:
+        entry: what `entry()` gives.
+        threads: how many, the caller's among them.
+        parts: how many parts there are; a thread that is done takes the next one.
+        work: a function compiled by Numba.
+        arguments: a tuple, the same for all parts.
+    """
+    inner = work.get_call_type(typing, (types.intp, *arguments.types), {})
+
+    def generate(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> Any:
+        entry, threads, parts, _, given = values
+        nothing, address, unsigned = ir.VoidType(), ir.IntType(8).as_pointer(), ir.IntType(32)
+        # The next part, how many there are, and the arguments.
+        shared = cgutils.alloca_once_value(builder, cgutils.pack_struct(builder, [parts.type(0), parts, given]))
+        name = builder.module.get_unique_name("region")
+        region = ir.Function(builder.module, ir.FunctionType(nothing, [address]), name)
+        region.linkage = "internal"
+        _write_region(context, region, shared.type, work, inner)
+
+        data = builder.bitcast(shared, address)
+        alone = builder.or_(
+            builder.icmp_signed("==", entry, entry.type(0)), builder.icmp_signed("<=", threads, entry.type(1))
+        )
+        with builder.if_else(alone) as (then, otherwise):
+            with then:
+                builder.call(region, [data])
+            with otherwise:
+                start = ir.FunctionType(nothing, [region.type, address, unsigned, unsigned]).as_pointer()
+                many = builder.trunc(threads, unsigned)
+                builder.call(builder.inttoptr(entry, start), [region, data, many, unsigned(0)])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp, work, arguments), generate
+
+
+run_parts: Any = intrinsic(_run_parts)
+
+
+def _write_region(context: Any, region: ir.Function, shared: Any, work: Any, inner: Any) -> None:
+    """What every thread does: while (part = next++) < parts: work(part, *arguments)."""
+    compiled = work.dispatcher.overloads[tuple(inner.args)]
+    context.add_linking_libs([compiled.library])
+    builder = ir.IRBuilder(region.append_basic_block("entry"))
+    take, do, end = (region.append_basic_block(name) for name in ("take", "do", "end"))
+    fields = builder.bitcast(region.args[0], shared)
+    following, parts, given = (cgutils.gep_inbounds(builder, fields, 0, place) for place in range(3))
+    arguments = cgutils.unpack_tuple(builder, builder.load(given))
+    builder.branch(take)
+    builder.position_at_end(take)
+    part = builder.atomic_rmw("add", following, ir.Constant(following.type.pointee, 1), "monotonic")
+    builder.cbranch(builder.icmp_signed("<", part, builder.load(parts)), do, end)
+    builder.position_at_end(do)
+    context.call_internal_no_propagate(builder, compiled.fndesc, inner, [part, *arguments])
+    builder.branch(take)
+    builder.position_at_end(end)
+    builder.ret_void()
 
 
 @cache

@@ -20,6 +20,7 @@ from kantor_kernels.critic_step import reference
 from kantor_kernels.critic_step.cpu_products import COLUMNS, multiply, multiply_add, transpose
 from kantor_kernels.critic_step.problem import CriticStep, Loss, Perceptron, Rows
 from kantor_kernels.critic_step.tiled import Work, by_blocks, kept
+from kantor_kernels.threads import run_parts
 
 unflatten_dense_tensors: Any = torch._C._nn.unflatten_dense_tensors  # pyright: ignore[reportAttributeAccessIssue]
 _KINDS = {"wasserstein": 0, "energy": 1, "surrogate": 2}
@@ -97,51 +98,35 @@ class _Step:
 
     def lay_out(self, perceptron: Perceptron) -> None:
         torch._foreach_copy_(self.copies, perceptron.parameters())  # pyright: ignore[reportPrivateImportUsage]
-        _transpose_all(self.weights, self.transposed, self.layout)
 
     def forward(self, perceptron: Perceptron, x_NI: Tensor) -> Tensor:
         self.lay_out(perceptron)
         out_NO = x_NI.new_empty(len(x_NI), perceptron.outputs)
-        x, out, parts = _array(x_NI), out_NO.numpy(), len(self.totals)
-
-        def work(first: int, last: int) -> None:
-            for part in range(first, last):
-                mine = slice(*(len(x) * edge // parts for edge in (part, part + 1)))
-                _forward(
-                    x[mine], out[mine], self.layout, self.transposed, self.biases, perceptron.slope, self.values[part]
-                )
-
-        cost = 2 * len(x) * self.by_weights.shape[1] / _OPERATIONS_PER_PAIR
-        threads.share(threads.Work(work, parts, cost / parts))
+        _whole_forward(
+            *self.threads(2 * len(x_NI)), _array(x_NI), out_NO.numpy(),
+            self.layout, self.weights, self.transposed, self.biases, perceptron.slope, self.values,
+        )  # fmt: skip
         return out_NO
 
     def run(self, perceptron: Perceptron, rows: Rows, loss: Loss) -> CriticStep:
         self.lay_out(perceptron)
         conditions = rows.real[:, :0] if rows.conditions is None else rows.conditions
         norm_P = torch.empty_like(rows.eps)
-        arrays = [_array(part) for part in (rows.real, rows.fake, conditions, *rows[3:], norm_P)]
-        kind, merged = _KINDS[loss.kind], loss.kind == "wasserstein"
-        count, parts = len(rows.real), len(self.totals)
-        panels = -(-count // PANEL)
-
-        def work(first: int, last: int) -> None:
-            for part in range(first, last):
-                _part_of_step(
-                    *(PANEL * (panels * edge // parts) for edge in (part, part + 1)),
-                    self.layout, self.weights, self.transposed, self.biases, perceptron.slope,
-                    kind, merged, loss.weight, loss.target, loss.one_sided, *arrays,
-                    self.values[part], self.cotangents[part], self.scratch[part],
-                    self.by_weights[part], self.by_biases[part], self.totals[part],
-                )  # fmt: skip
-
-        cost = 20 * count * self.by_weights.shape[1] / _OPERATIONS_PER_PAIR
-        threads.share(threads.Work(work, parts, cost / parts))
-        gradients = rows.real.new_empty(self.numbers)
-        total_3 = rows.real.new_empty(3)
-        _add_up(self.by_weights, self.by_biases, self.totals, self.layout, gradients.numpy(), total_3.numpy())
+        gradients, total_3 = rows.real.new_empty(self.numbers), rows.real.new_empty(3)
+        _whole_step(
+            *self.threads(20 * len(rows.real)), self.layout, self.weights, self.transposed, self.biases,
+            perceptron.slope, _KINDS[loss.kind], loss.weight, loss.target, loss.one_sided,
+            *map(_array, (rows.real, rows.fake, conditions, *rows[3:], norm_P)),
+            self.values, self.cotangents, self.scratch, self.by_weights, self.by_biases, self.totals,
+            gradients.numpy(), total_3.numpy(),
+        )  # fmt: skip
         total, distance, penalty = total_3.unbind()
         shares = unflatten_dense_tensors(gradients, perceptron.parameters())
         return CriticStep(total, distance, penalty, norm_P, tuple(shares))
+
+    def threads(self, products: int) -> tuple[int, int]:
+        """How threads are started and how many, for so many operations with each weight."""
+        return threads.entry(), threads.how_many(products * self.by_weights.shape[1] / _OPERATIONS_PER_PAIR)
 
 
 def _padded(size: int) -> int:
@@ -214,23 +199,34 @@ def _transposed_at(flat: Any, layout: Any, level: int) -> Any:
 
 
 @_compiled
-def _transpose_all(weights: Any, transposed: Any, layout: Any) -> None:
+def _transpose(part: int, parts: int, weights: Any, transposed: Any, layout: Any) -> None:
+    """This part of the weights."""
     for level in range(len(layout) - 1):
-        transpose(_transposed_at(transposed, layout, level), _weights_at(weights, layout, level))
+        w, across = _weights_at(weights, layout, level), _transposed_at(transposed, layout, level)
+        first, last = _share(part, parts, len(w), COLUMNS)
+        transpose(across[:, first:], w[first:last])
 
 
 @_compiled
-def _add_up(by_weights: Any, by_biases: Any, totals: Any, layout: Any, gradients: Any, total: Any) -> None:
-    """The sums over all parts, in the caller's layout."""
+def _add_up(part: int, by_weights: Any, by_biases: Any, layout: Any, gradients: Any) -> None:
+    """This part of the sums over all parts, in the caller's layout."""
     for level in range(len(layout) - 1):
-        for i in range(layout[level + 1, _SIZE]):
+        start, stop = _share(part, len(by_weights), layout[level + 1, _SIZE], 1)
+        for i in range(start, stop):
             first = layout[level, _BY_WEIGHT] + i * layout[level, _SIZE]
             here = layout[level, _WEIGHTS] + i * layout[level, _COLUMNS]
             _add_row(by_weights, here, gradients[first : first + layout[level, _SIZE]])
         first = layout[level, _BY_BIAS]
         if first >= 0:
-            _add_row(by_biases, layout[level + 1, _AT], gradients[first : first + layout[level + 1, _SIZE]])
-    total[:] = totals.sum(0)
+            here = layout[level + 1, _AT]
+            _add_row(by_biases, here + start, gradients[first + start : first + stop])
+
+
+@_compiled
+def _share(part: int, parts: int, rows: int, together: int) -> tuple[int, int]:
+    """First and last of the rows of a part, where so many stay together."""
+    groups = -(-rows // together)
+    return min(rows, together * (groups * part // parts)), min(rows, together * (groups * (part + 1) // parts))
 
 
 @_compiled
@@ -253,25 +249,49 @@ def _add_row(parts: Any, here: int, out: Any) -> None:
 
 
 @_compiled
+def _whole_step(
+    entry: int, threads: int, layout: Any, weights: Any, transposed: Any, biases: Any,
+    slope: float, kind: int, weight: float, target: float, one_sided: bool,
+    real: Any, fake: Any, conditions: Any, eps: Any, a: Any, b: Any, c: Any, norms: Any,
+    values: Any, cotangents: Any, scratch: Any, by_weights: Any, by_biases: Any, totals: Any,
+    gradients: Any, total: Any,
+) -> None:  # fmt: skip
+    """Gradients by the parameters, norms, and loss, distance and penalty as `total`."""
+    parts = len(totals)
+    run_parts(entry, threads, parts, _transpose, (parts, weights, transposed, layout))
+    shared = (
+        layout, weights, transposed, biases, slope, kind, kind == 0, weight, target, one_sided,
+        real, fake, conditions, eps, a, b, c, norms,
+        values, cotangents, scratch, by_weights, by_biases, totals,
+    )  # fmt: skip
+    run_parts(entry, threads, parts, _part_of_step, shared)
+    run_parts(entry, threads, parts, _add_up, (by_weights, by_biases, layout, gradients))
+    for i in range(len(total)):
+        total[i] = totals[:, i].sum()
+
+
+@_compiled
 def _part_of_step(
-    start: int, stop: int, layout: Any, weights: Any, transposed: Any, biases: Any, slope: float,
+    part: int, layout: Any, weights: Any, transposed: Any, biases: Any, slope: float,
     kind: int, merged: bool, weight: float, target: float, one_sided: bool,
     real: Any, fake: Any, conditions: Any, eps: Any, a: Any, b: Any, c: Any, norms: Any,
-    values: Any, cotangents: Any, scratch: Any, by_weights: Any, by_biases: Any, total: Any,
+    values: Any, cotangents: Any, scratch: Any, by_weights: Any, by_biases: Any, totals: Any,
 ) -> None:  # fmt: skip
-    """Gradients, norms and totals of rows start to stop of the batch, a panel after the other."""
-    by_biases[:] = 0
-    total[:] = 0
-    if start >= len(real):
-        by_weights[:] = 0
+    """Gradients, norms and totals of this part of the batch, a panel after the other."""
+    by_biases[part] = 0
+    totals[part] = 0
+    start, stop = _share(part, len(totals), len(real), PANEL)
+    if start == stop:
+        by_weights[part] = 0
     pair = 2 if kind == 1 else 1
-    for first in range(start, min(stop, len(real)), PANEL):
-        last = min(first + PANEL, len(real))
+    for first in range(start, stop, PANEL):
+        last = min(first + PANEL, stop)
         p, q = first // pair, last // pair
         _panel(
             layout, weights, transposed, biases, slope, kind, merged, weight, target, one_sided,
             real[first:last], fake[first:last], conditions[first:last], eps[p:q], a[p:q], b[p:q], c[p:q], norms[p:q],
-            values, cotangents, scratch, by_weights, by_biases, total, first > start,
+            values[part], cotangents[part], scratch[part], by_weights[part], by_biases[part], totals[part],
+            first > start,
         )  # fmt: skip
 
 
@@ -326,14 +346,26 @@ def _panel(
 
 
 @_compiled
-def _forward(x: Any, out: Any, layout: Any, transposed: Any, biases: Any, slope: float, values: Any) -> None:
-    """The outputs of rows x, a panel after the other."""
-    top = len(layout) - 1
-    for first in range(0, len(x), 4 * PANEL):
-        rows = min(4 * PANEL, len(x) - first)
-        _rows_at(values, layout, 0, rows)[:, : x.shape[1]] = x[first : first + rows]
-        _up(layout, transposed, biases, slope, values, rows, rows)
-        out[first : first + rows] = _rows_at(values, layout, top, rows)[:, : out.shape[1]]
+def _whole_forward(
+    entry: int, threads: int, x: Any, out: Any, layout: Any, weights: Any, transposed: Any, biases: Any, slope: float,
+    values: Any,
+) -> None:  # fmt: skip
+    """The outputs of rows x."""
+    parts = len(values)
+    run_parts(entry, threads, parts, _transpose, (parts, weights, transposed, layout))
+    run_parts(entry, threads, parts, _forward, (x, out, layout, transposed, biases, slope, values))
+
+
+@_compiled
+def _forward(part: int, x: Any, out: Any, layout: Any, transposed: Any, biases: Any, slope: float, values: Any) -> None:
+    """The outputs of this part of the rows, a panel after the other."""
+    top, mine = len(layout) - 1, values[part]
+    start, stop = _share(part, len(values), len(x), 1)
+    for first in range(start, stop, 4 * PANEL):
+        rows = min(4 * PANEL, stop - first)
+        _rows_at(mine, layout, 0, rows)[:, : x.shape[1]] = x[first : first + rows]
+        _up(layout, transposed, biases, slope, mine, rows, rows)
+        out[first : first + rows] = _rows_at(mine, layout, top, rows)[:, : out.shape[1]]
 
 
 @_compiled

@@ -1,0 +1,44 @@
+"""Every part of some work is done once, whoever starts the threads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+import torch
+
+from kantor_kernels import threads
+
+
+@numba.njit(nogil=True)
+def _work(part: int, seen: Any, numbers: Any, scale: float, negative: bool) -> None:
+    seen[part] += 1
+    numbers[part, :] = -scale * part if negative else scale * part
+
+
+@numba.njit(nogil=True)
+def _all(entry: int, count: int, seen: Any, numbers: Any) -> None:
+    threads.run_parts(entry, count, len(seen), _work, (seen, numbers, 0.5, True))
+
+
+@pytest.mark.parametrize("parts", [0, 1, 2, 3, 1_000])
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("started", [False, True])
+def test_every_part_is_done_once(started: bool, count: int, parts: int) -> None:
+    seen, numbers = np.zeros(parts, np.int64), np.zeros((parts, 3), np.float32)
+    _all(threads.entry() if started else 0, count, seen, numbers)
+    assert (seen == 1).all()
+    assert (numbers == -0.5 * np.arange(parts)[:, None]).all()
+
+
+def test_pytorch_has_threads_to_start() -> None:
+    assert threads.entry() != 0
+
+
+def test_little_work_wakes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert threads.how_many(0) == 1
+    assert threads.how_many(2.5 * threads.PAIRS_PER_THREAD) == 2
+    assert threads.how_many(1e9) == 4
