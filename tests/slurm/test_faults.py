@@ -339,14 +339,21 @@ def test_two_workflows_at_once_one_of_which_is_stopped(trainings: Trainings, new
             workflow.edit(profile, "train: 2\n", "train: 1\n")
             workflow.edit(profile, "worker_threads: 2", "worker_threads: 1")
             running.append(pool.submit(workflow.snakemake, *command, more=cluster.environment))
-        out = workflows[0].directory / "results" / "models" / "wgan_gp" / "seed1"
-        while Moment.of(out).step < HIT and not running[0].done():
+        first, out = workflows[0].directory, workflows[0].directory / "results" / "models" / "wgan_gp" / "seed1"
+
+        def jobs() -> list[str]:
+            """Those of the first workflow that run."""
+            lines = cluster.run("squeue", "--noheader", "--states=RUNNING", "--format=%i %Z").stdout.splitlines()
+            return [line.split()[0] for line in lines if line.endswith(f" {first}")]
+
+        while not jobs() and not running[0].done():
             time.sleep(0.1)
-        in_slurm = cluster.run("squeue", "--noheader", "--states=RUNNING", "--format=%i %Z").stdout.splitlines()
-        (job,) = [line.split()[0] for line in in_slurm if line.endswith(f" {workflows[0].directory}")]
         again = workflows[0].snakemake(*command, more=cluster.environment)
         assert again.returncode != 0
         assert "Directory cannot be locked" in again.stdout + again.stderr
+        while Moment.of(out).step < HIT and not running[0].done():
+            time.sleep(0.1)
+        (job,) = jobs()
         cluster.run("scancel", "--signal=USR2", job)
         for future in running:
             done = future.result()
