@@ -25,7 +25,7 @@ Cluster = Any  # conftest's classes, which an importlib-mode test cannot import
 Job = Any
 Workflow = Any
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STEPS, INTERVAL, HIT = 250, 50, 60
 CONFIGURATION = {

@@ -61,6 +61,15 @@ def test_ranks_without_pmi2_are_refused(running: Cluster, finished: Workflow) ->
     assert not Path(out).exists()
 
 
+def test_ranks_on_two_nodes_meet_at_every_start(cluster: Cluster) -> None:
+    # Over MPICH's own choice of network one start of five waits for ever (pipeline/kantor/ranks.py).
+    meet = "from kantor.ranks import world; ranks = world(2); assert ranks.gather(2, int) == [0, 1]; print('met')"
+    start = f'timeout 60 srun --mpi=pmi2 python -c "{meet}"'
+    job = cluster.submit(f"for start in $(seq 15); do {start} || exit; done", "--cpus-per-task=1")
+    assert job.wait(300) == 0, job.said
+    assert job.said.splitlines().count("met") == 30
+
+
 def test_a_job_knows_when_it_has_to_stop(running: Cluster) -> None:
     look = (
         "import time; from kantor import slurm; print(slurm.end_time() - time.time(), slurm.deadline() - time.time())"
