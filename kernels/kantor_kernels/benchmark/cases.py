@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from kantor_kernels import backends
 from kantor_kernels.benchmark import opponents
-from kantor_kernels.critic_step import Perceptron, mlp_critic_step
+from kantor_kernels.critic_step import Perceptron, mlp_critic_step, tiled
+from kantor_kernels.critic_step.problem import Loss, Rows
 from kantor_kernels.gradient_penalty import gradient_penalty
 from kantor_kernels.gradient_penalty import reference as penalty_reference
 from kantor_kernels.pairwise import Energy, Gaussian, Kernel, Laplacian, explain, mmd
@@ -352,6 +353,8 @@ class PenaltyCase(Case):
 class CriticStepCase(PenaltyCase):
     """Loss of a Wasserstein critic with gradient penalty on a batch of `size`, and all its parameter gradients."""
 
+    compiled: bool = False
+
     op = "critic_step"
     mode = "loss + gradients"
 
@@ -376,6 +379,17 @@ class CriticStepCase(PenaltyCase):
             return loss.detach(), *torch.autograd.grad(loss, parameters)
 
         found = [ours(name) for name in _runs(lambda backend: backends.choose("critic_step", backend, device))]
+        share_B = torch.full_like(real[:, 0], 1 / self.size)
+        rows = Rows(real, fake, None, eps.flatten(), share_B, share_B, share_B)
+
+        def closed_form() -> Result:
+            step = tiled.critic_step(perceptron, rows, Loss("wasserstein", 10.0, 1.0, False))
+            return step.loss, *step.gradients
+
+        if self.compiled:
+            missing = opponents.why_not_compiled(device)
+            call = closed_form if missing else torch.compile(closed_form, dynamic=False, fullgraph=True)
+            found.append(Contender("torch, compiled", True, call, call, missing=missing))
         return [*found, Contender("double backward", False, eager)]
 
     def definition(self, device: torch.device, dtype: torch.dtype) -> Result:
@@ -431,7 +445,7 @@ CASES: tuple[Case, ...] = (
     *(PairwiseCase(n, 8, Laplacian(8**0.5)) for n in (1_000, 4_000, 16_000)),
     *(SlicedCase(n) for n in (10_000, 100_000, 1_000_000)),
     *(PenaltyCase(n) for n in (64, 512, 4_096)),
-    *(CriticStepCase(n) for n in (64, 512, 4_096)),
+    *(CriticStepCase(n, compiled=True) for n in (64, 512, 4_096)),
 )
 # The same code in seconds, to see that it runs: nothing is concluded from so short calls.
 QUICK_CASES: tuple[Case, ...] = (

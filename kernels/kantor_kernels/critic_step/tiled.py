@@ -68,9 +68,9 @@ _local = threading.local()
 
 
 def _kept(kind_of_work: type[Work], perceptron: Perceptron, b: int, features: int, kind: str) -> Work:
-    """Buffers for this shape: on the CPU those of the last such step; elsewhere the allocator keeps memory anyway."""
+    """Buffers for this shape: on the CPU those of the last such step; elsewhere allocator or compiler keep memory."""
     first = perceptron.weights[0]
-    if first.device.type != "cpu":
+    if first.device.type != "cpu" or torch.compiler.is_compiling():
         return kind_of_work(perceptron, b, features, kind)
     shapes = tuple(w.shape for w in perceptron.weights)
     key = (kind_of_work, shapes, b, features, kind, perceptron.straight, first.dtype)

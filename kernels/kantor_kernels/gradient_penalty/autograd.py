@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
+from kantor_kernels.gradient_penalty.reference import of_gradients
+
 
 class _WrittenOut(TorchFunctionMode):
     """Functions whose forward-mode rule PyTorch cannot differentiate, written out in operations that it can.
@@ -142,15 +144,15 @@ def gradient_penalty(
         return critic(x) if conditions is None else critic(x, conditions)
 
     # The score of sample b depends on sample b alone, so the gradient of the sum holds every per-sample gradient.
-    random_state = _random_state(x_hat.device)
     if torch.compiler.is_compiling():
-        with torch.no_grad():
-            grad = torch.func.grad(lambda x: score(x).sum())(x_hat)
-    else:
-        point = x_hat.detach().requires_grad_()
-        with torch.enable_grad():
-            (grad,) = torch.autograd.grad(score(point).sum(), point)
-    grad = grad.detach()
+        # Inside of one graph the compiler differentiates a gradient like anything else; its forward mode multiplies by
+        # matrices of zeros.
+        grad = torch.func.grad(lambda x: score(x).sum())(x_hat)
+        return of_gradients(grad, coefficient_B, target, one_sided)
+    random_state = _random_state(x_hat.device)
+    point = x_hat.detach().requires_grad_()
+    with torch.enable_grad():
+        (grad,) = torch.autograd.grad(score(point).sum(), point)
     norm_B = grad.flatten(1).to(coefficient_B.dtype).norm(dim=1)
     excess_B = norm_B - target
     if one_sided:
@@ -161,10 +163,6 @@ def gradient_penalty(
     # A vanishing gradient has no direction: v = 0 there, never NaN.
     slope_B = torch.where(norm_B > 0, 2 * coefficient_B * excess_B / torch.where(norm_B > 0, norm_B, 1.0), 0.0)
     v = grad * slope_B.to(grad.dtype).view(-1, *[1] * (grad.ndim - 1))
-    if torch.compiler.is_compiling():
-        with _WrittenOut():
-            tangent = torch.func.jvp(score, (x_hat,), (v,))[1].sum()
-        return value + (tangent - tangent.detach()), norm_B
     # Dropout and its like must be the same function in both passes.
     _restore(x_hat.device, random_state)
     _load_forward_mode()
@@ -186,15 +184,11 @@ def _load_forward_mode() -> None:
         forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
 
 
-def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None] | None:
-    if torch.compiler.is_compiling():
-        return None
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
     return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
 
-def _restore(device: torch.device, state: tuple[Tensor, Tensor | None] | None) -> None:
-    if state is None:
-        return
+def _restore(device: torch.device, state: tuple[Tensor, Tensor | None]) -> None:
     torch.set_rng_state(state[0])
     if state[1] is not None:
         torch.cuda.set_rng_state(state[1], device)

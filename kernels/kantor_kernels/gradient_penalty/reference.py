@@ -24,11 +24,16 @@ def gradient_penalty(
     with torch.enable_grad():
         score = critic(x_hat) if conditions is None else critic(x_hat, conditions)
         (grad,) = torch.autograd.grad(score.sum(), x_hat, create_graph=True)
-        norm2_B = grad.flatten(1).square().sum(1)
-        positive_B = norm2_B > 0
-        # The inner `where` keeps the root's infinite slope at 0 out of the backward pass.
-        norm_B = torch.where(positive_B, torch.where(positive_B, norm2_B, 1.0).sqrt(), 0.0)
-        excess_B = norm_B - target
-        if one_sided:
-            excess_B = excess_B.clamp_min(0.0)
-        return (coefficient_B * excess_B.square()).sum(), norm_B
+        return of_gradients(grad, coefficient_B, target, one_sided)
+
+
+def of_gradients(grad: Tensor, coefficient_B: Tensor, target: float, one_sided: bool) -> tuple[Tensor, Tensor]:
+    """The penalty and the norms of given gradients (B, ...), differentiable by them: by 0 where one vanishes."""
+    norm2_B = grad.flatten(1).to(coefficient_B.dtype).square().sum(1)
+    positive_B = norm2_B > 0
+    # The inner `where` keeps the root's infinite slope at 0 out of the backward pass.
+    norm_B = torch.where(positive_B, torch.where(positive_B, norm2_B, 1.0).sqrt(), 0.0)
+    excess_B = norm_B - target
+    if one_sided:
+        excess_B = excess_B.clamp_min(0.0)
+    return (coefficient_B * excess_B.square()).sum(), norm_B

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kantor_kernels import GradientPenalty, gradient_penalty
+from kantor_kernels.benchmark.opponents import why_not_compiled
 from kantor_kernels.testing import assert_close
 
 
@@ -105,12 +106,18 @@ def test_it_equals_double_backward(name: str, options: dict, batch) -> None:
         assert_close(name, ours, exact, rtol=1e-12, atol=1e-12 * max(1.0, float(exact.abs().max())))
 
 
+COMPILED = pytest.mark.skipif(bool(why_not_compiled(torch.device("cpu"))), reason="needs a C++ compiler")
+
+
+# PyTorch's compiler uses what PyTorch deprecates.
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, COMPILED])])
 @pytest.mark.parametrize("name", ["leaky", "layer norm", "conv"])
-def test_it_compiles_as_one_graph(name: str, batch) -> None:
+def test_it_compiles_as_one_graph(name: str, compiler: str, batch) -> None:
     real, fake, eps = batch
     critic = build(name)
     torch.compiler.reset()
-    compiled = torch.compile(lambda x, y: gradient_penalty(critic, x, y, eps=eps), backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(lambda x, y: gradient_penalty(critic, x, y, eps=eps), backend=compiler, fullgraph=True)
     penalty, expected = compiled(real, fake), gradient_penalty(critic, real, fake, eps=eps, backend="reference")
     assert_close("value", penalty, expected, rtol=1e-12)
     for ours, exact in zip(*(parameter_gradients(critic, p) for p in (penalty, expected)), strict=True):
