@@ -69,8 +69,8 @@ def gradient_penalty(
     Per sample and two-sided by default; the conditions are held fixed and not interpolated. The result is the
     penalty with its first derivative by the critic's parameters, got without a double backward: an ordinary
     `backward()` suffices, under `DistributedDataParallel` with the bare module as critic. Real and fake samples
-    are constants. The critic is evaluated twice with the same random numbers, so dropout is allowed outside
-    `torch.compile`; batch statistics are not, since sample b must depend on sample b alone.
+    are constants. The critic is evaluated twice with the same random numbers, so dropout is allowed; batch
+    statistics are not, since sample b must depend on sample b alone.
 
     Source: Gulrajani et al., arXiv:1704.00028, Algorithm 1; one-sided: Petzka et al., arXiv:1709.08894, eq. (8).
 
