@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import shutil
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -12,14 +13,14 @@ from types import ModuleType
 import torch
 
 # The module of each backend, relative to the operation's package, and what it needs beside PyTorch.
-_MODULES = {"torch": "tiled", "cpu": "cpu", "triton": "triton"}
+_MODULES = {"torch": "tiled", "compiled": "compiled", "cpu": "cpu", "triton": "triton"}
 _NEEDS = {"cpu": "numba", "triton": "triton"}
 _OPERATIONS = {
     "pairwise": ("torch", "cpu", "triton"),
     "sliced": ("torch", "cpu"),
     "permutation": ("torch",),
     "gradient_penalty": ("torch",),
-    "critic_step": ("torch", "cpu", "triton"),
+    "critic_step": ("torch", "compiled", "cpu", "triton"),
 }
 # A plain constant, since torch.compile traces through the choice; looking for a package does not import it.
 _INSTALLED = {name: importlib.util.find_spec(name) is not None for name in _NEEDS.values()}
@@ -69,9 +70,20 @@ def choose(operation: str, backend: str, device: torch.device) -> tuple[str, str
         raise ValueError(f"backend {backend!r} of {operation} cannot run: it is not installed")
     if backend == "cpu" and device.type != "cpu":
         raise ValueError(f"backend 'cpu' cannot run on {device.type} tensors")
+    if backend == "compiled" and (missing := why_not_compiled(device)):
+        raise ValueError(f"backend 'compiled' cannot run: {missing}")
     if backend == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(f"backend 'triton' cannot run on {device.type} tensors (TRITON_INTERPRET=1 is for tests)")
     return backend, "asked for"
+
+
+def why_not_compiled(device: torch.device) -> str:
+    """Why `torch.compile` cannot run here; empty where it can."""
+    if device.type == "cpu" and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        return "torch.compile needs a C++ compiler here"
+    if device.type == "cuda" and not _INSTALLED["triton"]:
+        return "torch.compile needs Triton here"
+    return ""
 
 
 @cache

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from kantor_kernels import backends
 from kantor_kernels.benchmark import opponents
-from kantor_kernels.critic_step import Perceptron, mlp_critic_step, tiled
-from kantor_kernels.critic_step.problem import Loss, Rows
+from kantor_kernels.critic_step import Perceptron, mlp_critic_step
 from kantor_kernels.gradient_penalty import gradient_penalty
 from kantor_kernels.gradient_penalty import reference as penalty_reference
 from kantor_kernels.pairwise import Energy, Gaussian, Kernel, Laplacian, explain, mmd
@@ -151,7 +150,7 @@ class PairwiseCase(Case):
         needs = 4 * 4 * self.size**2
         found.append(Contender("torch.cdist", False, lambda: _with_slope(eager, x_ND, y_ND), needs=needs))
         if self.compiled:
-            missing = opponents.why_not_compiled(device)
+            missing = backends.why_not_compiled(device)
             compiled = eager if missing else torch.compile(eager, dynamic=False)
             found.append(
                 Contender(
@@ -379,17 +378,8 @@ class CriticStepCase(PenaltyCase):
             return loss.detach(), *torch.autograd.grad(loss, parameters)
 
         found = [ours(name) for name in _runs(lambda backend: backends.choose("critic_step", backend, device))]
-        share_B = torch.full_like(real[:, 0], 1 / self.size)
-        rows = Rows(real, fake, None, eps.flatten(), share_B, share_B, share_B)
-
-        def closed_form() -> Result:
-            step = tiled.critic_step(perceptron, rows, Loss("wasserstein", 10.0, 1.0, False))
-            return step.loss, *step.gradients
-
-        if self.compiled:
-            missing = opponents.why_not_compiled(device)
-            call = closed_form if missing else torch.compile(closed_form, dynamic=False, fullgraph=True)
-            found.append(Contender("torch, compiled", True, call, call, missing=missing))
+        if not self.compiled:
+            found = [contender for contender in found if contender.name != "compiled"]
         return [*found, Contender("double backward", False, eager)]
 
     def definition(self, device: torch.device, dtype: torch.dtype) -> Result:
@@ -426,7 +416,7 @@ def _compare(result: Result, exact: Result, plain: Result, atol: float = 2e-6) -
 def _runs(choose: Callable[[str], object]) -> list[str]:
     """The backends of this library that a call would accept, the fastest first."""
     found = []
-    for backend in ("triton", "cpu", "torch"):
+    for backend in ("triton", "cpu", "compiled", "torch"):
         try:
             choose(backend)
         except ValueError:

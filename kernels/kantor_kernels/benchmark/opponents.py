@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import shutil
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -69,10 +68,3 @@ def geomloss_mmd(kernel: Kernel) -> tuple[Callable[[Tensor, Tensor], Tensor] | N
 
     # geomloss takes half of the squared MMD.
     return lambda x, y: 2 * loss()(x, y), ""
-
-
-def why_not_compiled(device: torch.device) -> str:
-    """Why `torch.compile` cannot run here; empty where it can."""
-    if device.type == "cpu" and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
-        return "torch.compile needs a C++ compiler here"
-    return ""

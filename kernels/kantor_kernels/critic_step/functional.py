@@ -60,8 +60,9 @@ def mlp_critic_step(
             with globally normalised coefficients, ranks of a data-parallel run add up to the step of the joined batch.
         fake_coefficients: b of "wasserstein" and "surrogate"; None: as `coefficients`.
         penalty_coefficients: c, (P,); None: equal ones that add up to one.
-        backend: "auto", "reference" (double backward), "torch", "cpu", "triton" (at least two layers of at most 256
-            units, in float32). "auto" takes "cpu" on CPUs, "triton" on CUDA devices where it can, else "torch".
+        backend: "auto", "reference" (double backward), "torch", "compiled" (by PyTorch's compiler; on CUDA devices as a
+            CUDA graph), "cpu", "triton" (at least two layers of at most 256 units, in float32). "auto" takes "cpu" on
+            CPUs; on CUDA devices "triton" where it can, "compiled" for wider layers in float32, else "torch".
 
     Returns:
         A `CriticStep`; the gradients are new tensors.
@@ -127,7 +128,10 @@ def _chosen(backend: str, perceptron: Perceptron) -> str:
                 f"backend 'triton' takes at least two layers of at most {WIDEST} units in float32, "
                 f"got sizes {sizes} in {first.dtype}; backend 'torch' takes any"
             )
-        return "torch"
+        wide = max(sizes) > WIDEST and first.dtype == torch.float32
+        # Nothing can be compiled while the caller records a graph.
+        recording = first.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        return "compiled" if wide and not recording and not backends.why_not_compiled(first.device) else "torch"
     return chosen
 
 

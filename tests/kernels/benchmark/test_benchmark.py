@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from kantor_kernels import Energy, Gaussian, Laplacian, mmd
+from kantor_kernels import Energy, Gaussian, Laplacian, backends, mmd
 from kantor_kernels.benchmark import (
     CASES,
     OPERATIONS,
@@ -295,9 +295,9 @@ def test_an_opponent_that_breaks_stops_nothing(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opponents.shutil, "which", lambda name: None)
-    assert "C++ compiler" in opponents.why_not_compiled(torch.device("cpu"))
-    assert opponents.why_not_compiled(torch.device("cuda")) == ""
+    monkeypatch.setattr(backends.shutil, "which", lambda name: None)
+    assert "C++ compiler" in backends.why_not_compiled(torch.device("cpu"))
+    assert backends.why_not_compiled(torch.device("cuda")) == ""
     case = PairwiseCase(50, 3, Energy(), compiled=True)
     assert "C++ compiler" in next(c.missing for c in case.contenders(torch.device("cpu")) if c.name == "torch.compile")
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kantor_kernels import CriticStep, Perceptron, mlp_critic_step, mlp_forward
-from kantor_kernels.critic_step import tiled
+from kantor_kernels import CriticStep, Perceptron, backends, mlp_critic_step, mlp_forward
+from kantor_kernels.backends import why_not_compiled
+from kantor_kernels.critic_step import functional, tiled
 from kantor_kernels.testing import assert_close, poisoned_memory
 
 B, D, C = 16, 5, 3
@@ -72,6 +73,37 @@ def test_it_equals_double_backward(activation: str, loss: str, backend: str) -> 
         assert ours.keys() == exact.keys()
         for name, value in ours.items():
             assert_close(name, value, exact[name], rtol=1e-12, atol=1e-12 * max(1.0, float(exact[name].abs().max())))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(why_not_compiled(torch.device("cpu"))), reason="needs a C++ compiler")
+# PyTorch's compiler uses what PyTorch deprecates.
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_the_compiled_step_equals_double_backward() -> None:
+    activation, loss = "silu", "energy"
+    critic = perceptron(activation, LOSSES[loss], depth=1)
+    real, fake, conditions = rows()
+    eps = torch.linspace(0, 1, B // 2, dtype=torch.float64)
+    options: dict[str, Any] = {"conditions": conditions, "loss": loss, "eps": eps}
+    ours, exact = (flat(mlp_critic_step(critic, real, fake, backend=b, **options)) for b in ("compiled", "reference"))
+    for name, value in ours.items():
+        assert_close(name, value, exact[name], rtol=1e-12, atol=1e-12 * max(1.0, float(exact[name].abs().max())))
+
+
+def test_what_is_too_wide_for_triton_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "choose", lambda operation, backend, device: ("triton", ""))
+    monkeypatch.setattr(backends, "why_not_compiled", lambda device: "")
+
+    def chosen(backend: str, width: int, dtype: torch.dtype = torch.float32) -> str:
+        layers = Perceptron.of(nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 1)).to(dtype))
+        assert layers is not None
+        return functional._chosen(backend, layers)
+
+    assert chosen("auto", 256) == "triton"
+    assert chosen("auto", 512) == "compiled"
+    assert chosen("auto", 512, torch.float64) == "torch"
+    with pytest.raises(ValueError, match="at most 256 units"):
+        chosen("triton", 512)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch"])

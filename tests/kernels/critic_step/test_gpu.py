@@ -55,6 +55,26 @@ def test_accuracy(width: int, batch: int, loss: str, activation: type[nn.Module]
         assert_close(name, value, exact[name], baseline=plain[name], atol=2e-6 * scale)
 
 
+def test_a_wide_critic_is_compiled_and_its_results_last() -> None:
+    critic, real, fake, eps = problem([8, 512, 512, 1], 256, nn.SiLU)
+    exact, plain = (
+        everything(
+            mlp_critic_step(
+                critic.to("cuda", dtype), real.to("cuda", dtype), fake.to("cuda", dtype), eps=eps.to("cuda", dtype),
+                backend="reference",
+            )
+        )
+        for dtype in (torch.float64, torch.float32)
+    )  # fmt: skip
+    critic, real, fake, eps = critic.to("cuda", torch.float32), real.cuda(), fake.cuda(), eps.cuda()
+    steps = [everything(mlp_critic_step(critic, real, fake, eps=eps)) for _ in range(4)]
+    mlp_critic_step(critic, fake, real, eps=eps)
+    for step in steps:
+        for name, value in step.items():
+            scale = max(0.1, float(exact[name].abs().max()))
+            assert_close(name, value, exact[name], baseline=plain[name], atol=2e-6 * scale)
+
+
 @pytest.mark.parametrize("loss", ["wasserstein", "energy"])
 @pytest.mark.parametrize("batch", [64, 512])
 def test_a_step_becomes_a_graph_and_never_waits(batch: int, loss: str) -> None:

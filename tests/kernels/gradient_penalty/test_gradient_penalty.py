@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kantor_kernels import GradientPenalty, gradient_penalty
-from kantor_kernels.benchmark.opponents import why_not_compiled
+from kantor_kernels.backends import why_not_compiled
 from kantor_kernels.testing import assert_close
 
 
