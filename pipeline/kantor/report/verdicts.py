@@ -12,8 +12,8 @@ DEFINITION = (
     "fractions, the intervals overlap. Otherwise the cell says how far off it is: distances as a multiple of "
     "truth against truth, amber below three times; the energy distance, which is quadratic in a shift, as a multiple "
     "of its truth-against-truth spread, amber below ten; the AUC amber below 0.6; fractions amber below one "
-    "percentage point; modes amber where fewer than one is missed, their width amber above half; the azimuth by its "
-    "p-value, amber down to 0.001."
+    "percentage point; modes amber where fewer than one is missed, their width amber within half of truth's; the "
+    "azimuth by its p-value, amber down to 0.001."
 )
 
 
@@ -23,9 +23,11 @@ def verdict(found: Measurement) -> Verdict:
         return None, "not known"
     if found.statistic.startswith("azimuth"):
         return _azimuth(found.p_value)
+    spread = (found.reference_high - found.reference_low) / 2
+    if found.statistic == "mode_width":
+        return _width(found, 2 * spread)
     if found.better == "reference":
         return _fraction(found)
-    spread = (found.reference_high - found.reference_low) / 2
     if found.better == "high":
         return _count(found, 2 * spread)
     beyond = found.value - found.reference > 2 * spread if found.p_value is None else found.p_value < 0.05
@@ -57,9 +59,14 @@ def _count(found: Measurement, tolerance: float) -> Verdict:
     missing = found.reference - found.value
     if missing <= tolerance:
         return "good", "as truth"
-    if found.statistic == "modes":
-        return ("fair" if missing < 1 else "poor"), "fewer than truth"
-    return ("fair" if missing < found.reference / 2 else "poor"), "less than truth"
+    return ("fair" if missing < 1 else "poor"), "fewer than truth"
+
+
+def _width(found: Measurement, tolerance: float) -> Verdict:
+    if abs(found.value - found.reference) <= tolerance:
+        return "good", "as truth"
+    ratio = found.value / found.reference
+    return ("fair" if 0.5 < ratio < 1.5 else "poor"), "less than truth" if ratio < 1 else "more than truth"
 
 
 def _area(value: float) -> Verdict:

@@ -248,7 +248,7 @@ class Measures:
                 "width of a mode",
                 lambda points, of: modes.width(points, of, mixture.sigma),
                 unit="σ",
-                better="high",
+                better="reference",
             ),
         ]
 

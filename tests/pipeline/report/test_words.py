@@ -98,8 +98,11 @@ def measurement(value: float, **more: Any) -> Measurement:
          ("fair", "fewer than truth")),
         (measurement(7.0, statistic="modes", better="high", reference=8.0, reference_low=8.0, reference_high=8.0),
          ("poor", "fewer than truth")),
-        (measurement(0.6, statistic="mode_width", better="high"), ("fair", "less than truth")),
-        (measurement(0.4, statistic="mode_width", better="high"), ("poor", "less than truth")),
+        (measurement(0.6, statistic="mode_width", better="reference"), ("fair", "less than truth")),
+        (measurement(0.4, statistic="mode_width", better="reference"), ("poor", "less than truth")),
+        (measurement(1.0, statistic="mode_width", better="reference"), ("good", "as truth")),
+        (measurement(1.4, statistic="mode_width", better="reference"), ("fair", "more than truth")),
+        (measurement(1.6, statistic="mode_width", better="reference"), ("poor", "more than truth")),
     ],
 )  # fmt: skip
 def test_verdicts(found: Measurement, expected: tuple[str | None, str]) -> None:
