@@ -53,7 +53,7 @@ def by_blocks(perceptron: Perceptron, rows: Rows, loss: Loss, kind_of_work: type
 
 def _blocks(rows: Rows, kind: str) -> list[tuple[Rows, slice]]:
     b, step = len(rows.real), 2 if kind == "energy" else 1
-    if rows.real.device.type != "cpu" or b <= BLOCK or torch.compiler.is_compiling():
+    if rows.real.device.type != "cpu" or b <= BLOCK:
         return [(rows, slice(None))]
     found = []
     for start in range(0, b, BLOCK):
