@@ -172,7 +172,8 @@ def _array(tensor: Tensor) -> Any:
 
 
 def _compiled(function: Any) -> Any:
-    return numba.njit(cache=True, nogil=True, fastmath=_FASTMATH, error_model="numpy")(function)
+    options: Any = {"cache": True, "nogil": True, "fastmath": _FASTMATH, "error_model": "numpy"}
+    return threads.one_at_a_time(numba.njit(**options)(function))
 
 
 # The layout

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from kantor_kernels.pairwise import line, tiled
 from kantor_kernels.pairwise.tiled import NEAR, hvp
-from kantor_kernels.threads import Work, share
+from kantor_kernels.threads import Work, one_at_a_time, share
 
 __all__ = ["grad", "hvp", "mmd", "peak_bytes", "potential", "self_value"]
 
@@ -455,8 +455,8 @@ class _Code:
         # The name of a real file and module lets Numba cache what it compiles, and load it again.
         scope: dict[str, Any] = {"np": np, "exp2": _exp2, "__name__": __name__}
         exec(compile("\n".join(self.lines) + "\n", __file__, "exec"), scope)
-        compiled: Any = numba.njit(scope[name], cache=True, nogil=True, fastmath=_FASTMATH, error_model="numpy")
-        return compiled
+        options: Any = {"cache": True, "nogil": True, "fastmath": _FASTMATH, "error_model": "numpy"}
+        return one_at_a_time(numba.njit(scope[name], **options))
 
 
 def _declare(code: _Code, count: int, dtype: str) -> None:

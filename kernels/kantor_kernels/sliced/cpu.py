@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kantor_kernels.sliced import tiled
 from kantor_kernels.sliced.reference import factor
-from kantor_kernels.threads import Work, share
+from kantor_kernels.threads import Work, one_at_a_time, share
 
 # Bounds the memory; no fewer directions than this, to keep several threads busy.
 BLOCK_ELEMENTS, BLOCK_DIRECTIONS = 1 << 22, 8
@@ -67,6 +67,7 @@ def energy(
     return values_P * scale, spread * (scale / count), slope_KD * (scale / count), pull_K * (scale / count)
 
 
+@one_at_a_time
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _walk(
     line: Any,
