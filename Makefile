@@ -38,7 +38,7 @@ test: .venv/tested lint test-triton
 test-slurm: .venv/tested
 	$(BIN)/pytest tests/slurm
 
-# Of these, what clusters do to trainings, done to them: 25 minutes. Prints the times of docs/faults.md.
+# Of these, what clusters do to trainings, done to them: 20 minutes. Prints the times of docs/faults.md.
 test-faults: .venv/tested
 	$(BIN)/pytest -s -v tests/slurm/test_faults.py
 

@@ -100,6 +100,7 @@ def how_many(pairs: float) -> int:
     return min(torch.get_num_threads(), max(1, int(pairs / PAIRS_PER_THREAD)))
 
 
+@cache
 def entry() -> int:
     """The address that `run_parts` starts threads by; 0: there are none, the caller's thread does everything."""
     parallel = _parallel()

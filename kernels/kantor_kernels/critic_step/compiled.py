@@ -1,7 +1,7 @@
 """Backend `compiled`: the closed form of `tiled.py` through PyTorch's compiler, on CUDA devices as a CUDA graph.
 
 For networks too wide for one program of the Triton backend, where the matrix products are the library's and what is
-between them is fused. The first step of every shape compiles for some ten seconds; more than eight shapes in a process
+between them is fused. The first step of every shape compiles for tens of seconds; more than eight shapes in a process
 (`torch._dynamo.config.recompile_limit`) run uncompiled.
 """
 
