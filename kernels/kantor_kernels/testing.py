@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,18 +52,14 @@ def assert_close(
 
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
-    """Fill what `torch.empty`, `empty_like` and `new_empty` return with NaN, so that unwritten output shows."""
-    originals = torch.empty, torch.empty_like, Tensor.new_empty
+    """Fill what `torch.empty`, `empty_like` and `new_empty` return with NaN, so that unwritten output shows.
 
-    def poisoned(original: Any) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Tensor:
-            out = original(*args, **kwargs)
-            return out.fill_(float("nan")) if out.is_floating_point() else out
-
-        return call
-
-    torch.empty, torch.empty_like, Tensor.new_empty = (poisoned(original) for original in originals)
+    PyTorch does so while its algorithms are to be deterministic (`torch.utils.deterministic`).
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    warned_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:
-        torch.empty, torch.empty_like, Tensor.new_empty = originals
+        torch.use_deterministic_algorithms(before, warn_only=warned_only)

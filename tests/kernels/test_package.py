@@ -60,5 +60,7 @@ def test_poisoned_memory_shows_unwritten_output() -> None:
     with poisoned_memory():
         assert torch.empty(3).isnan().all()
         assert torch.ones(2).new_empty(2).isnan().all()
-        assert torch.empty(2, dtype=torch.int64).shape == (2,)
-    assert not torch.zeros(3).isnan().any()
+        assert torch.empty_like(torch.ones(2)).isnan().all()
+        assert not torch.zeros(3).isnan().any()
+    # Replaced functions would be unknown to PyTorch's compiler from then on.
+    assert not torch.are_deterministic_algorithms_enabled()
