@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -21,7 +20,6 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-_compiling = threading.RLock()
 # Less work than this many pairs of points is not worth waking a thread.
 PAIRS_PER_THREAD = 50_000
 # Several tasks a thread even out a busy machine.
@@ -43,22 +41,6 @@ class Work:
     run: Callable[[int, int], None]
     rows: int
     pairs: float
-
-
-def one_at_a_time(function: Any) -> Any:
-    """A function compiled by Numba, which will not compile it while it compiles another one.
-
-    Numba locks single passes of a compilation; where those of two threads alternate, one may miss what the other has
-    looked up (KeyError in `get_impl_key`, Numba 0.68).
-    """
-    compile_for = function._compile_for_args
-
-    def compile_alone(*args: Any, **options: Any) -> Any:
-        with _compiling:
-            return compile_for(*args, **options)
-
-    function._compile_for_args = compile_alone
-    return function
 
 
 def share(*works: Work) -> None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from kantor_kernels import threads
+from kantor_kernels.compiling import compiled
 from kantor_kernels.critic_step import reference
 from kantor_kernels.critic_step.cpu_products import COLUMNS, multiply, multiply_add, transpose
 from kantor_kernels.critic_step.problem import CriticStep, Loss, Perceptron, Rows
@@ -27,7 +27,7 @@ _KINDS = {"wasserstein": 0, "energy": 1, "surrogate": 2}
 # Rows of the batch that go through all layers together, even: three times as many values of each layer, or four.
 PANEL = 16
 # Not "nnan" or "ninf": a NaN must come out as a NaN.
-_FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
+_compiled = compiled(fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy")
 # Operations of a matrix product in the time of a pair of points, by which work is shared.
 _OPERATIONS_PER_PAIR = 100
 
@@ -169,11 +169,6 @@ class _Bending(Work):
 
 def _array(tensor: Tensor) -> Any:
     return tensor.contiguous().numpy()
-
-
-def _compiled(function: Any) -> Any:
-    options: Any = {"cache": True, "nogil": True, "fastmath": _FASTMATH, "error_model": "numpy"}
-    return threads.one_at_a_time(numba.njit(**options)(function))
 
 
 # The layout

@@ -6,8 +6,8 @@ and slopes; close pairs, which the product loses, are computed there from differ
 4,096 columns. The energy distance on a line is sorted. Second derivatives and the polynomial kernel are matrix products
 in any case and run as in `tiled.py`.
 
-The kernels release the GIL and run on the threads of `threads.py`, so any thread may call; compiled code is cached by
-Numba beside this file or, where that is not writable, in the user's cache (or NUMBA_CACHE_DIR).
+The kernels release the GIL and run on the threads of `threads.py`, so any thread may call; compiled code is kept on
+disk (`compiling.py`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from kantor_kernels.compiling import compiled
 from kantor_kernels.pairwise import line, tiled
 from kantor_kernels.pairwise.tiled import NEAR, hvp
-from kantor_kernels.threads import Work, one_at_a_time, share
+from kantor_kernels.threads import Work, share
 
 __all__ = ["grad", "hvp", "mmd", "peak_bytes", "potential", "self_value"]
 
@@ -340,7 +340,7 @@ _LEAST, _ROUND = np.float32(-126), np.float32(1.5 * 2**23)
 
 
 # Without "reassoc", which would take the rounding out.
-@numba.njit(cache=True, nogil=True, fastmath={"contract"})
+@compiled(fastmath={"contract"})
 def _exp2(z: Any) -> Any:
     """2^z for float32 z <= 0, in steps that vectorise and wait little for each other."""
     z = max(z, _LEAST)
@@ -455,8 +455,7 @@ class _Code:
         # The name of a real file and module lets Numba cache what it compiles, and load it again.
         scope: dict[str, Any] = {"np": np, "exp2": _exp2, "__name__": __name__}
         exec(compile("\n".join(self.lines) + "\n", __file__, "exec"), scope)
-        options: Any = {"cache": True, "nogil": True, "fastmath": _FASTMATH, "error_model": "numpy"}
-        return one_at_a_time(numba.njit(scope[name], **options))
+        return compiled(fastmath=_FASTMATH, error_model="numpy")(scope[name])
 
 
 def _declare(code: _Code, count: int, dtype: str) -> None:

@@ -10,14 +10,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from kantor_kernels.compiling import compiled
 from kantor_kernels.sliced import tiled
 from kantor_kernels.sliced.reference import factor
-from kantor_kernels.threads import Work, one_at_a_time, share
+from kantor_kernels.threads import Work, share
 
 # Bounds the memory; no fewer directions than this, to keep several threads busy.
 BLOCK_ELEMENTS, BLOCK_DIRECTIONS = 1 << 22, 8
@@ -67,8 +67,7 @@ def energy(
     return values_P * scale, spread * (scale / count), slope_KD * (scale / count), pull_K * (scale / count)
 
 
-@one_at_a_time
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _walk(
     line: Any,
     n: int,
@@ -125,7 +124,7 @@ def _walk(
             _pull(place, order, n, weight, e_x, e_y, a, b, pull[r])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _pull(place: Any, order: Any, n: int, weight: Any, e_x: float, e_y: float, a: float, b: float, out: Any) -> None:
     """The derivatives by the weights, from the far end on, where the running sums are a and b."""
     after_x, after_y = 0.0, 0.0
@@ -142,7 +141,7 @@ def _pull(place: Any, order: Any, n: int, weight: Any, e_x: float, e_y: float, a
             after_y += gap * (2 * (b - a) - e_y * (1 - 2 * b))
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _sort(bits: Any, keys: Any, place: Any, order: Any) -> None:
     """Sort float32 numbers given by their bits: `place` gets theirs in order, `order` where they came from."""
     k = bits.shape[0]

@@ -1,0 +1,63 @@
+"""Compilation by Numba: kept on disk for the next process, and of one function at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core.caching import FunctionCache
+
+# The files of this package whose code ends up in compiled functions.
+SOURCES = ("compiling.py", "threads.py", "*/cpu*.py")
+
+_compiling = threading.RLock()
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """As `numba.njit`, which runs without the GIL; what is compiled is kept beside the function's file.
+
+    Where that is not writable, in the user's cache (or NUMBA_CACHE_DIR).
+
+    Args:
+        **options: of `numba.njit`.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        dispatcher: Any = numba.njit(function, nogil=True, **options)
+        dispatcher._cache = _Cache(function)
+        return _one_at_a_time(dispatcher)
+
+    return decorate
+
+
+class _Cache(FunctionCache):
+    """Numba itself looks whether the function's own file has changed, but not at those of what it calls."""
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        return *super()._index_key(sig, codegen), _state_of_sources()
+
+
+@cache
+def _state_of_sources() -> str:
+    here = Path(__file__).parent
+    files = sorted(path for pattern in SOURCES for path in here.glob(pattern))
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def _one_at_a_time(dispatcher: Any) -> Any:
+    """Numba locks single passes of a compilation; where those of two threads alternate, one may miss what the other has
+    looked up (KeyError in `get_impl_key`, Numba 0.68).
+    """
+    compile_for = dispatcher._compile_for_args
+
+    def compile_alone(*args: Any, **options: Any) -> Any:
+        with _compiling:
+            return compile_for(*args, **options)
+
+    dispatcher._compile_for_args = compile_alone
+    return dispatcher
