@@ -81,7 +81,8 @@ def kept(key: object, make: Callable[[], T]) -> T:
     """What `make` makes, or what it made for this key at one of this thread's latest steps."""
     found: OrderedDict[object, Any] = _local.__dict__.setdefault("kept", OrderedDict())
     if key not in found:
-        found[key] = make()
+        with torch.inference_mode(False):  # tensors of inference mode cannot be written to outside of it
+            found[key] = make()
         if len(found) > KEPT:
             found.popitem(last=False)
     found.move_to_end(key)

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from kantor import slurm
-from kantor.errors import InputError, TrainingError
+from kantor.errors import InputError, Interrupted, TrainingError
 from kantor.files import explained
 from kantor.network import address_towards, free_ports, interface_of, listens
 from kantor.progress import log
@@ -125,6 +125,7 @@ def run(command: Sequence[str], *, meet_in: Path, join_timeout: float) -> int:
 
     Raises:
         InputError: the directory for temporary files is full.
+        Interrupted: told to stop before the command was started.
         TrainingError: Ray did not start, a node did not join in time, or one was lost.
     """
     node = Node.of_step()
@@ -142,9 +143,12 @@ def _lead(node: Node, command: Sequence[str], meeting: Path, directory: Path, jo
     driver: subprocess.Popen[bytes] | None = None
 
     def forward(number: int, _: object) -> None:
-        if driver is None:
-            raise SystemExit(128 + number)
-        driver.send_signal(number)
+        if driver is not None:
+            driver.send_signal(number)
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        else:
+            raise Interrupted(f"{signal.Signals(number).name} before Ray was there", cure="run the same command again")
 
     for number in _SIGNALS:
         signal.signal(number, forward)

@@ -7,9 +7,10 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def launch(job: Job) -> None:
     check_autocast(job, gpus=job.gpus)
     _check_nodes(job)
     checkpoints = Checkpoints(job.checkpoints, job.settings.keep_checkpoints)
-    with checkpoints.locked("launched", patience=_PATIENCE_LOCKED):
+    with _on_signal(_end_at_once), checkpoints.locked("launched", patience=_PATIENCE_LOCKED):
         for left_over in (job.stop_request, job.failure):
             left_over.unlink(missing_ok=True)
         shutil.rmtree(job.notes, ignore_errors=True)
@@ -91,27 +92,27 @@ def _fit(job: Job) -> None:
     local: dict[str, Any] = {"num_cpus": job.workers * job.threads, "include_dashboard": False}
     ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **(local if address == "local" else {}))
     try:
-        _wait_for_resources(job)
-        trainer = TorchTrainer(
-            _on_worker,
-            train_loop_config={"job": job},
-            torch_config=TorchConfig(backend="nccl" if job.gpus else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=job.workers,
-                use_gpu=job.gpus,
-                resources_per_worker={"CPU": job.threads, "GPU": int(job.gpus)},
-                placement_strategy=_placement(job),
-            ),
-            run_config=RunConfig(
-                # Ray Train silently does nothing for the name of a finished run: the key changes with what is trained.
-                name=job.key,
-                storage_path=str((job.checkpoints / "ray").absolute()),
-                failure_config=FailureConfig(max_failures=_RESTARTS),
-            ),
-        )
+        with _on_signal(_end_at_once):  # again: ray.init puts handlers of its own in place
+            _wait_for_resources(job)
+            trainer = TorchTrainer(
+                _on_worker,
+                train_loop_config={"job": job},
+                torch_config=TorchConfig(backend="nccl" if job.gpus else "gloo"),
+                scaling_config=ScalingConfig(
+                    num_workers=job.workers,
+                    use_gpu=job.gpus,
+                    resources_per_worker={"CPU": job.threads, "GPU": int(job.gpus)},
+                    placement_strategy=_placement(job),
+                ),
+                run_config=RunConfig(
+                    # Ray Train does nothing for the name of a finished run: the key changes with what is trained.
+                    name=job.key,
+                    storage_path=str((job.checkpoints / "ray").absolute()),
+                    failure_config=FailureConfig(max_failures=_RESTARTS),
+                ),
+            )
         try:
-            # Entered only now: ray.init puts handlers of its own in place.
-            with _stop_on_signal(job.stop_request):
+            with _on_signal(partial(_ask_to_stop, job.stop_request)):
                 trainer.fit()
         except Exception as error:
             raise TrainingError(
@@ -213,15 +214,20 @@ def _raise_failure(path: Path) -> None:
         raise _ERRORS[failure.pop("kind")](**failure)
 
 
-@contextmanager
-def _stop_on_signal(stop_request: Path) -> Iterator[None]:
+def _end_at_once(number: int, _: object) -> None:
+    raise Interrupted(f"{signal.Signals(number).name} before the workers were there", cure="run the same command again")
+
+
+def _ask_to_stop(stop_request: Path, number: int, _: object) -> None:
     """Ray runs the training in threads of other processes, where signals cannot be handled: a file tells them."""
+    log.info(f"{signal.Signals(number).name}: saving a checkpoint and stopping")
+    stop_request.touch()
 
-    def ask(number: int, _: object) -> None:
-        log.info(f"{signal.Signals(number).name}: saving a checkpoint and stopping")
-        stop_request.touch()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGUSR2)}
+@contextmanager
+def _on_signal(handle: Callable[[int, Any], None]) -> Iterator[None]:
+    """On SIGTERM and SIGUSR2."""
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGUSR2)}
     try:
         yield
     finally:

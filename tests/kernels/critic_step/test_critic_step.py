@@ -187,6 +187,25 @@ def test_results_are_the_caller_s() -> None:
     assert not any(value.requires_grad for value in before.values())
 
 
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+@pytest.mark.parametrize("activation", ["leaky_relu", "silu"])
+def test_buffers_of_inference_mode_serve_outside_of_it(activation: str, backend: str) -> None:
+    """Who samples first trains afterwards."""
+    tiled._local.__dict__.clear()
+    critic, (real, fake, conditions) = perceptron(activation, 1), rows()
+    eps = torch.full((B,), 0.3, dtype=torch.float64)
+
+    def both() -> tuple[Tensor, Tensor]:
+        values = mlp_forward(critic, torch.cat([real, conditions], 1))
+        return values, mlp_critic_step(critic, real, fake, conditions=conditions, eps=eps, backend=backend).loss
+
+    with torch.inference_mode():
+        first = both()
+    for ours, theirs in zip(both(), first, strict=True):
+        assert not ours.is_inference()
+        assert torch.equal(ours, theirs)
+
+
 def test_eps_is_drawn_by_the_generator() -> None:
     critic, (real, fake, conditions) = perceptron("silu", 1), rows()
     eps = torch.rand(B, generator=torch.Generator().manual_seed(4)).double()

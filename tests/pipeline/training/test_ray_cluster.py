@@ -1,6 +1,7 @@
 """Ray for one command on this machine; on several nodes: tests/slurm."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,12 +16,16 @@ from kantor.network import address_towards, free_ports, interface_of, listens
 from kantor.training.ray_cluster import Node
 
 
+def environment(directory: Path) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "SLURM_"))}
+    return kept | {"TMPDIR": str(directory)}
+
+
 def kantor(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "SLURM_"))}
     return subprocess.run(
         [sys.executable, "-m", "kantor.cli", *arguments],
         cwd=directory,
-        env=environment | {"TMPDIR": str(directory)},
+        env=environment(directory),
         capture_output=True,
         text=True,
         check=False,
@@ -36,6 +41,20 @@ def test_the_command_s_exit_status_is_ours_and_nothing_is_left(tmp_path: Path) -
     assert "CPUs" in done.stdout
     left = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.parent.exists()]
     assert not [command for command in left if str(tmp_path).encode() in command]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_sigterm_before_the_command_runs_ends_with_75(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "kantor.cli", "ray", "--", "touch", str(tmp_path / "started")]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.PIPE, text=True) as ray:
+        while not list(tmp_path.glob("kray-*/ray.log")):
+            assert ray.poll() is None
+            time.sleep(0.01)
+        ray.send_signal(signal.SIGTERM)
+        _, said = ray.communicate(timeout=60)
+    assert ray.returncode == 75, said
+    assert "SIGTERM before Ray was there" in said
     assert not list(tmp_path.iterdir())
 
 

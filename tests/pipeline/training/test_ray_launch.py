@@ -118,6 +118,26 @@ def test_sigterm_saves_a_checkpoint_and_ends_with_75(
     assert_same_model(straight, tmp_path)
 
 
+@pytest.mark.parametrize("seconds", [0.0, 2.0, 4.0])
+def test_sigterm_while_ray_starts_ends_with_75(
+    straight: Path, settings: Training, weighted_manifest: Path, tmp_path: Path, seconds: float
+) -> None:
+    process = start(settings, weighted_manifest, tmp_path)
+    deadline = time.monotonic() + 120
+    while "starting Ray" not in output(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(seconds)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 75, output(tmp_path)
+    assert "cure: run the same command again" in output(tmp_path)
+    assert not psutil.wait_procs(family, timeout=10)[1]
+    if seconds == 0:
+        assert start(settings, weighted_manifest, tmp_path).wait(timeout=300) == 0, output(tmp_path)
+        assert_same_model(straight, tmp_path)
+
+
 def test_a_second_launch_is_refused_and_leaves_the_first_alone(
     straight: Path, settings: Training, weighted_manifest: Path, tmp_path: Path
 ) -> None:
