@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -84,33 +85,28 @@ def _check_nodes(job: Job) -> None:
 def _fit(job: Job) -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    address = os.environ.get("RAY_ADDRESS", "local")
-    local: dict[str, Any] = {"num_cpus": job.workers * job.threads, "include_dashboard": False}
-    ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **(local if address == "local" else {}))
-    try:
-        with _on_signal(_end_at_once):  # again: ray.init puts handlers of its own in place
-            _wait_for_resources(job)
-            trainer = TorchTrainer(
-                _on_worker,
-                train_loop_config={"job": job},
-                torch_config=TorchConfig(backend="nccl" if job.gpus else "gloo"),
-                scaling_config=ScalingConfig(
-                    num_workers=job.workers,
-                    use_gpu=job.gpus,
-                    resources_per_worker={"CPU": job.threads, "GPU": int(job.gpus)},
-                    placement_strategy=_placement(job),
-                ),
-                run_config=RunConfig(
-                    # Ray Train does nothing for the name of a finished run: the key changes with what is trained.
-                    name=job.key,
-                    storage_path=str((job.checkpoints / "ray").absolute()),
-                    failure_config=FailureConfig(max_failures=_RESTARTS),
-                ),
-            )
+    with _ray(job):
+        _wait_for_resources(job)
+        trainer = TorchTrainer(
+            _on_worker,
+            train_loop_config={"job": job},
+            torch_config=TorchConfig(backend="nccl" if job.gpus else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=job.workers,
+                use_gpu=job.gpus,
+                resources_per_worker={"CPU": job.threads, "GPU": int(job.gpus)},
+                placement_strategy=_placement(job),
+            ),
+            run_config=RunConfig(
+                # Ray Train does nothing for the name of a finished run: the key changes with what is trained.
+                name=job.key,
+                storage_path=str((job.checkpoints / "ray").absolute()),
+                failure_config=FailureConfig(max_failures=_RESTARTS),
+            ),
+        )
         try:
             with _on_signal(partial(_ask_to_stop, job.stop_request)):
                 trainer.fit()
@@ -121,8 +117,24 @@ def _fit(job: Job) -> None:
                 cure="run the same command again to resume from the latest checkpoint",
             ) from error
         _raise_failure(job.failure)
-    finally:
-        ray.shutdown()
+
+
+@contextmanager
+def _ray(job: Job) -> Iterator[None]:
+    """Ray, started where RAY_ADDRESS names none."""
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS", "local")
+    local: dict[str, Any] = {"num_cpus": job.workers * job.threads, "include_dashboard": False}
+    options = {"logging_level": logging.ERROR, "log_to_driver": False, **(local if address == "local" else {})}
+    # In the main thread Ray would take SIGTERM for its own, and end half started with processes left; what it starts
+    # ends with the thread.
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            thread.submit(ray.init, address, **options).result()
+            yield
+        finally:
+            thread.submit(ray.shutdown).result()
 
 
 def _placement(job: Job) -> str:

@@ -48,7 +48,7 @@ def test_the_command_s_exit_status_is_ours_and_nothing_is_left(tmp_path: Path) -
 def test_sigterm_before_the_command_runs_ends_with_75(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "kantor.cli", "ray", "--", "touch", str(tmp_path / "started")]
     with subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.PIPE, text=True) as ray:
-        while not list(tmp_path.glob("kray-*/ray.log")):
+        while not list(tmp_path.glob(".kantor-ray-*.json")):
             assert ray.poll() is None
             time.sleep(0.01)
         ray.send_signal(signal.SIGTERM)
