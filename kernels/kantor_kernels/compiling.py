@@ -19,7 +19,7 @@ _compiling = threading.RLock()
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """As `numba.njit`, which runs without the GIL; what is compiled is kept beside the function's file.
+    """As `numba.njit`, and without the GIL; what is compiled is kept beside the function's file.
 
     Where that is not writable, in the user's cache (or NUMBA_CACHE_DIR).
 
@@ -38,8 +38,13 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 class _Cache(FunctionCache):
     """Numba itself looks whether the function's own file has changed, but not at those of what it calls."""
 
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        # Now, as of what is imported: the files may change before anything is compiled.
+        self._sources = _state_of_sources()
+
     def _index_key(self, sig: Any, codegen: Any) -> Any:
-        return *super()._index_key(sig, codegen), _state_of_sources()
+        return *super()._index_key(sig, codegen), self._sources
 
 
 @cache

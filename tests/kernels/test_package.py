@@ -61,6 +61,8 @@ def test_poisoned_memory_shows_unwritten_output() -> None:
         assert torch.empty(3).isnan().all()
         assert torch.ones(2).new_empty(2).isnan().all()
         assert torch.empty_like(torch.ones(2)).isnan().all()
+        assert torch.empty(2, dtype=torch.int64).shape == (2,)
         assert not torch.zeros(3).isnan().any()
+    assert not torch.zeros(3).isnan().any()
     # Replaced functions would be unknown to PyTorch's compiler from then on.
     assert not torch.are_deterministic_algorithms_enabled()
