@@ -23,11 +23,11 @@ run: .venv/installed
 	@$(BIN)/kantor summary results/report
 
 physics: .venv/installed
-	@$(BIN)/snakemake physics --set-threads train=1 --quiet all
+	@$(BIN)/snakemake report-physics --set-threads train=1 --quiet all
 	@$(BIN)/kantor summary results/report-physics
 
 toys: .venv/installed
-	@$(BIN)/snakemake toys --set-threads train=1 --quiet all
+	@$(BIN)/snakemake report-toys --set-threads train=1 --quiet all
 	@$(BIN)/kantor summary results/report-toys
 
 test: .venv/tested lint test-triton

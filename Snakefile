@@ -1,5 +1,5 @@
 # Stage the data, train the models, validate them, gather the report. `snakemake` does the target `run` of
-# config/config.yaml, `snakemake physics` and `snakemake toys` those. A second run redoes only what changed.
+# config/config.yaml, `snakemake report-NAME` the target NAME. A second run redoes only what changed.
 from snakemake.utils import min_version
 
 min_version("9.12")
@@ -30,11 +30,10 @@ rule all:
         "<results>/report/index.html",
 
 
-rule physics:
-    input:
-        "<results>/report-physics/index.html",
+for name in CONFIG.targets:
 
-
-rule toys:
-    input:
-        "<results>/report-toys/index.html",
+    rule:
+        name:
+            f"report-{name}"
+        input:
+            f"<results>/{page_of(name)}/index.html",

@@ -1,6 +1,7 @@
 # The configuration, validated once, and what each stage's code is.
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ import sys
 from pathlib import Path
 
 import kantor.config
-import kantor.files
+import kantor.machine.files
 
 # Rules find `kantor` and `mpiexec` where this Snakemake is installed, without an activated environment.
 os.environ["PATH"] = os.pathsep.join(
@@ -25,13 +26,6 @@ except kantor.config.ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 CODE = json.loads(subprocess.check_output(["kantor", "fingerprint"], text=True))
-
-
-wildcard_constraints:
-    dataset="[^/]+",
-    training="[^/]+",
-    seed=r"\d+",
-    page=r"report(-[^/]+)?",
 
 
 def manifest(wildcards):
@@ -56,9 +50,24 @@ def expected_ranks(wildcards, threads, resources):
     return f"--expect-ranks {resources.tasks}" if started else ""
 
 
+def page_of(name):
+    """The directory of a target's report."""
+    return "report" if name == "run" else f"report-{name}"
+
+
+PAGES = {page_of(name): target for name, target in CONFIG.targets.items()}
+
+
+wildcard_constraints:
+    dataset="[^/]+",
+    training="[^/]+",
+    seed=r"\d+",
+    page="|".join(map(re.escape, PAGES)),
+
+
 def target(wildcards):
-    """What a report is about: report/ is the target `run`, report-NAME the target NAME."""
-    return CONFIG.targets[wildcards.page.partition("-")[2] or "run"]
+    """What a report is about."""
+    return PAGES[wildcards.page]
 
 
 def models(wildcards):

@@ -14,7 +14,7 @@ def folders(paths):
 def measured(wildcards):
     """Checksums of a benchmark's files, if there is one. As an input it would make every run measure."""
     found = Path(workflow.pathvars.apply("<results>/benchmark")).glob("*.csv")
-    return {str(path): kantor.files.sha256(path) for path in sorted(found)}
+    return {str(path): kantor.machine.files.sha256(path) for path in sorted(found)}
 
 
 def benchmark_option(wildcards):

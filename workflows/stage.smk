@@ -1,6 +1,6 @@
 def sources(wildcards):
     """The user's own files behind a dataset; a generator has none."""
-    return getattr(CONFIG.datasets[wildcards.dataset].source, "paths", [])
+    return CONFIG.datasets[wildcards.dataset].source.files
 
 
 rule stage:

@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from kantor import slurm
 from kantor.config import Dataset, Settings, Training, Validation, load, parse, schema
+from kantor.config.documentation import reference
 from kantor.errors import ConfigError, InputError, KantorError
-from kantor.files import explained
 from kantor.fingerprint import STAGES, fingerprint
-from kantor.progress import configure, log
-from kantor.ranks import Ranks, world
-from kantor.reference import reference
+from kantor.machine import slurm
+from kantor.machine.files import explained
+from kantor.machine.progress import configure, log
+from kantor.machine.ranks import Ranks, world
 
 S = TypeVar("S", bound=Settings)
 
@@ -49,8 +49,8 @@ def _stage(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from kantor.launch.ray_train import launch
     from kantor.training.job import Job
-    from kantor.training.ray_launch import launch
 
     launch(
         Job(
@@ -71,7 +71,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _ray(options: argparse.Namespace) -> None:
-    from kantor.training.ray_cluster import run
+    from kantor.launch.ray_cluster import run
 
     if not options.run_this:
         raise InputError("no command is given", where="kantor ray", cure="kantor ray -- kantor train ...")
@@ -125,10 +125,10 @@ def _measure(options: argparse.Namespace, ranks: Ranks) -> list[str]:
     """Measure and write a CSV file for each operation; what failed its check."""
     import torch
 
-    from kantor.training import benchmark, scaling
+    from kantor.benchmark import scaling, step
     from kantor_kernels.benchmark import CASES, OPERATIONS, QUICK_CASES, CpuClock, CudaClock, run, write_rows
 
-    known = (*OPERATIONS, benchmark.OPERATION, scaling.OPERATION)
+    known = (*OPERATIONS, step.OPERATION, scaling.OPERATION)
     chosen = options.ops or known
     unknown = [name for name in chosen if name not in known]
     if unknown:
@@ -152,7 +152,7 @@ def _measure(options: argparse.Namespace, ranks: Ranks) -> list[str]:
             if name == scaling.OPERATION:
                 outcome = scaling.run(ranks, scaling.QUICK if options.quick else scaling.FULL, log.info)
             else:
-                every = (*(QUICK_CASES if options.quick else CASES), *benchmark.CASES)
+                every = (*(QUICK_CASES if options.quick else CASES), *step.CASES)
                 cases = [case for case in every if case.op == name]
                 outcome = run(cases, clock, seconds=0.5 if options.quick else 20.0, say=log.info)
             if ranks.is_root:

@@ -13,14 +13,14 @@ from pathlib import Path
 
 STAGES = {
     "stage": "kantor.data.staging",
-    "train": "kantor.training.ray_launch",
+    "train": "kantor.launch.ray_train",
     "validate": "kantor.validation.compare",
     "report": "kantor.report.page",
-    "benchmark": "kantor.training.scaling",
+    "benchmark": "kantor.benchmark.scaling",
     "benchmark_page": "kantor.report.benchmark",
 }
 _PACKAGES = ("kantor", "kantor_kernels")
-_NEUTRAL = {f"kantor.{name}" for name in ("config", "errors", "progress", "results")}
+_NEUTRAL = tuple(f"kantor.{name}" for name in ("config", "errors", "machine.progress", "results"))
 
 
 def fingerprint(stage: str) -> str:
@@ -37,10 +37,14 @@ def _reached(start: str) -> set[str]:
     reached, waiting = set[str](), [start]
     while waiting:
         module = waiting.pop()
-        if module not in reached and module not in _NEUTRAL:
+        if module not in reached and not _is_neutral(module):
             reached.add(module)
             waiting += (*_imports(module), *_backends(module))
     return reached
+
+
+def _is_neutral(module: str) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in _NEUTRAL)
 
 
 @cache

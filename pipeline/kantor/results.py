@@ -11,7 +11,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from kantor.errors import InputError
-from kantor.files import write_text
+from kantor.machine.files import write_text
 
 R = TypeVar("R", bound="Result")
 
@@ -152,7 +152,7 @@ class Measurement(Result):
     statistic: str = Field(description="short name, such as w1, ks, energy_distance, c2st_auc")
     label: str = Field(description="what the report calls it")
     observable: str | None = Field(
-        default=None, description="the feature or derived quantity; none: all features jointly"
+        default=None, description="the feature or derived quantity, or the law; none: all features jointly"
     )
     unit: str = ""
     value: Number
@@ -166,9 +166,7 @@ class Measurement(Result):
         default=None,
         description="probability of a value at least as bad if both samples were equal, or the azimuth uniform",
     )
-    better: Literal["low", "high", "half", "reference"] = Field(
-        default="low", description="which values are good: low ones, high ones, near one half, near the reference"
-    )
+    headline: bool = Field(default=False, description="whether the summary shows it")
 
 
 class Comparison(Result):
@@ -213,7 +211,7 @@ class ReportRow(Result):
     reference_low: Number
     reference_high: Number
     p_value: float | None = Field(default=None, description="over several seeds, the smallest times their number")
-    better: Literal["low", "high", "half", "reference"] = Field(description="as in Measurement")
+    headline: bool
     level: Literal["good", "fair", "poor"] | None = Field(description="how the value stands to the reference")
     verdict: str = Field(description="the same in words")
 

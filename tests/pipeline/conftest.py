@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from kantor.config import Dataset, Training
+from kantor.data.samples import read_split
 from kantor.data.staging import stage
-from kantor.ranks import Ranks
+from kantor.machine.ranks import Ranks
 
 ROWS = 2000
 
@@ -64,6 +65,22 @@ def small_training() -> Training:
             "evaluate_rows": 200,
         }
     )
+
+
+@pytest.fixture(scope="session")
+def dis_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """5,000 events, 2,000 of them in the test split."""
+    pytest.importorskip("pythia8mc")
+    out = tmp_path_factory.mktemp("dis")
+    split = {"train": 0.4, "validation": 0.2, "test": 0.4}
+    dataset = Dataset.model_validate({"source": {"kind": "dis", "events": 5000, "block": 5000}, "split": split})
+    stage("dis", dataset, out, Ranks(), processes=1)
+    return out / "manifest.json"
+
+
+@pytest.fixture(scope="session")
+def dis_momenta(dis_manifest: Path) -> np.ndarray:
+    return read_split(dis_manifest, "train").features
 
 
 @pytest.fixture

@@ -62,8 +62,8 @@ def test_ranks_without_pmi2_are_refused(running: Cluster, finished: Workflow) ->
 
 
 def test_ranks_on_two_nodes_meet_at_every_start(cluster: Cluster) -> None:
-    # Over MPICH's own choice of network one start of five waits for ever (pipeline/kantor/ranks.py).
-    meet = "from kantor.ranks import world; ranks = world(2); assert ranks.gather(2, int) == [0, 1]; print('met')"
+    # Over MPICH's own choice of network one start of five waits for ever (pipeline/kantor/machine/ranks.py).
+    meet = "from kantor.machine.ranks import world; ranks = w(2); assert ranks.gather(2, int) == [0, 1]; print('met')"
     start = f'timeout 60 srun --mpi=pmi2 python -c "{meet}"'
     job = cluster.submit(f"for start in $(seq 15); do {start} || exit; done", "--cpus-per-task=1")
     assert job.wait(300) == 0, job.said
@@ -71,13 +71,12 @@ def test_ranks_on_two_nodes_meet_at_every_start(cluster: Cluster) -> None:
 
 
 def test_a_job_knows_when_it_has_to_stop(running: Cluster) -> None:
-    look = (
-        "import time; from kantor import slurm; print(slurm.end_time() - time.time(), slurm.deadline() - time.time())"
-    )
+    known = "import time; from kantor.machine import slurm; "
+    look = f"{known}print(slurm.end_time() - time.time(), slurm.deadline() - time.time())"
     end, stop = map(float, running.run("srun", "-N1", "--time=5", "python", "-c", look).stdout.split())
     assert 270 < end <= 300
     assert stop == pytest.approx(0.9 * end, abs=2)
-    unlimited = running.run("srun", "-N1", "python", "-c", "from kantor import slurm; print(slurm.deadline())").stdout
+    unlimited = running.run("srun", "-N1", "python", "-c", f"{known}print(slurm.deadline())").stdout
     assert unlimited.strip() == "None"
 
 

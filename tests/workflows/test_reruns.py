@@ -79,13 +79,13 @@ def test_equal_settings_spelled_differently_touch_nothing(workflow: Workflow) ->
 
 
 def test_more_seeds_keep_what_is_there(workflow: Workflow) -> None:
-    assert workflow.would_run("physics") == Counter(["train:wgan_gp", "validate:wgan_gp", "gather"])
+    assert workflow.would_run("report-physics") == Counter(["train:wgan_gp", "validate:wgan_gp", "gather"])
 
 
 @pytest.mark.parametrize(
     ("file", "old", "new", "expected"),
     [
-        ("pipeline/kantor/data/staging.py", "def _describe(", "def _describe_it(", EVERYTHING),
+        ("pipeline/kantor/data/staging.py", "def _check_cuts(", "def _check_all_cuts(", EVERYTHING),
         (
             "pipeline/kantor/training/loop.py",
             "def _decay(",
@@ -98,7 +98,7 @@ def test_more_seeds_keep_what_is_there(workflow: Workflow) -> None:
             "import math\nimport numpy",
             Counter(["validate:wgan_gp", "validate:cramer", "gather"]),
         ),
-        ("pipeline/kantor/reference.py", "def reference", "x = 1\ndef reference", Counter()),
+        ("pipeline/kantor/config/documentation.py", "def reference", "x = 1\ndef reference", Counter()),
         ("pipeline/kantor/report/page.py", "def write_report", "x = 1\ndef write_report", Counter(["gather"])),
     ],
     ids=["stage", "train", "validate", "no stage", "report"],

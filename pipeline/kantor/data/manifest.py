@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kantor.config import DisPhysics
+from kantor.config import Physics
 from kantor.results import Column, Result
 
 FILE_NAME = "manifest.json"
@@ -54,13 +54,6 @@ class GeneratorFacts(Result):
     cross_section_error: float = Field(description="its statistical error [nb]")
 
 
-class Mixture(Result):
-    """Equally frequent Gaussians of one width, of which the events are drawn."""
-
-    centres: list[list[float]] = Field(description="one point for each of them, coordinates in the order of features")
-    sigma: float = Field(description="standard deviation along each feature")
-
-
 class Manifest(Result):
     """manifest.json: written last, so that a dataset without it is not complete."""
 
@@ -76,10 +69,11 @@ class Manifest(Result):
     split: SplitRows
     source: dict[str, object] = Field(description="settings of the source, defaults filled in")
     cuts: list[str] = Field(description="expressions that hold for every row")
-    physics: DisPhysics | None = Field(None, description="physics laws of these events, if any are known")
-    constants: dict[str, float] = Field({}, description="constants of the physics laws, such as proton_mass [GeV]")
+    physics: Physics | None = Field(None, description="what is known of the physics of these events")
+    constants: dict[str, float] = Field(
+        {}, description="constants of nature that the generator used, such as proton_mass [GeV]"
+    )
     generator: GeneratorFacts | None = None
-    mixture: Mixture | None = Field(None, description="the modes of a toy distribution")
 
     @property
     def feature_names(self) -> tuple[str, ...]:

@@ -17,8 +17,8 @@ from typing import Any, NoReturn, TextIO
 import h5py
 import numpy as np
 
-from kantor.data.optional import optional
 from kantor.errors import InputError, KantorError
+from kantor.machine.packages import optional
 
 Table = dict[str, np.ndarray]
 _NAMES = ("names", "columns")

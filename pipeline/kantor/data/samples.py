@@ -11,7 +11,7 @@ import numpy as np
 
 from kantor.data.manifest import Manifest, Shard
 from kantor.errors import InputError
-from kantor.progress import log
+from kantor.machine.progress import log
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,9 +16,9 @@ from pathlib import Path
 from kantor.data.manifest import Manifest, Shard
 from kantor.data.samples import verified
 from kantor.errors import InputError
-from kantor.files import sha256
-from kantor.mounts import file_system
-from kantor.progress import log
+from kantor.machine.files import sha256
+from kantor.machine.mounts import file_system
+from kantor.machine.progress import log
 
 
 def scratch_directory() -> Path | None:

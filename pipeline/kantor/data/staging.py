@@ -8,7 +8,7 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -22,27 +22,19 @@ from typing import TypeVar
 import h5py
 import numpy as np
 
-from kantor.config import Dataset, DisSource, FileSource, Split
-from kantor.data import dis, readers, toys
-from kantor.data.manifest import FILE_NAME, Column, Dropped, Manifest, Shard, SplitRows
+from kantor.config import Dataset, Split
+from kantor.data.manifest import FILE_NAME, Dropped, Manifest, Shard, SplitRows
+from kantor.data.sources import Chunk, Source, make_source
 from kantor.errors import ConfigError, InputError, KantorError
 from kantor.expressions import Expression
-from kantor.files import explained, sync_directory, whole
-from kantor.progress import Progress, log
-from kantor.ranks import Ranks
+from kantor.machine.files import explained, sync_directory, whole
+from kantor.machine.progress import Progress, log
+from kantor.machine.ranks import Ranks
+from kantor.results import Column
 
 T = TypeVar("T")
 _SHARDS = "shard-*.h5"
 _UNFINISHED = ".staging"  # directory below the dataset's, where this run's shards wait until all are there
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Some rows of a source in float64: features and conditions by name, each (n,), and weights (n,) if any."""
-
-    columns: dict[str, np.ndarray]
-    weights: np.ndarray | None = None
-    cross_section: dis.CrossSection | None = None
 
 
 @dataclass
@@ -56,7 +48,7 @@ class Part:
     cut: int = 0
     invalid_in: dict[str, int] = field(default_factory=dict)
     weight: float = 0.0
-    cross_sections: list[dis.CrossSection] = field(default_factory=list)
+    facts: list[object] = field(default_factory=list)
 
 
 def stage(name: str, dataset: Dataset, out: Path, ranks: Ranks, processes: int) -> Manifest:
@@ -98,56 +90,33 @@ def _prepare(dataset: Dataset, out: Path) -> None:
         (unfinished / "writable").write_bytes(b"")
 
 
+def _source(dataset: Dataset) -> Source:
+    return make_source(dataset.source, dataset.shard_rows)
+
+
 def _check_cuts(dataset: Dataset) -> None:
-    one_row = {column.name: np.ones(1) for column in [*_features(dataset), *_conditions(dataset)]}
+    source = _source(dataset)
+    one_row = {column.name: np.ones(1) for column in [*source.features, *source.conditions]}
     for cut in dataset.cuts:
         _passes(cut, one_row, 1)
 
 
 def _check_overwriting(dataset: Dataset, out: Path) -> None:
-    if isinstance(dataset.source, FileSource):
-        for path in map(Path, dataset.source.paths):
-            if path.resolve().parent == out.resolve() and path.match(_SHARDS):
-                raise InputError("this input would be overwritten", where=path, cure="stage into another directory")
-
-
-def _features(dataset: Dataset) -> list[Column]:
-    source = dataset.source
-    if isinstance(source, FileSource):
-        return [Column(name=name, unit=source.units.get(name, "")) for name in source.features]
-    return list(dis.FEATURES if isinstance(source, DisSource) else toys.FEATURES)
-
-
-def _conditions(dataset: Dataset) -> list[Column]:
-    source = dataset.source
-    if isinstance(source, FileSource):
-        return [Column(name=name, unit=source.units.get(name, "")) for name in source.conditions]
-    return []
+    for path in map(Path, dataset.source.files):
+        if path.resolve().parent == out.resolve() and path.match(_SHARDS):
+            raise InputError("this input would be overwritten", where=path, cure="stage into another directory")
 
 
 # -------------------------------------------------------------------------------------------------------- many pieces
 
 
-def _pieces(dataset: Dataset) -> int:
-    source = dataset.source
-    if isinstance(source, FileSource):
-        return len(source.paths)
-    if isinstance(source, DisSource):
-        return -(-dis.blocks(source) // _blocks_per_piece(dataset, source))
-    return toys.blocks(source)
-
-
-def _blocks_per_piece(dataset: Dataset, source: DisSource) -> int:
-    """As many whole blocks as fill a shard, but at least one."""
-    return max(1, dataset.shard_rows // source.block)
-
-
 def _make_parts(name: str, dataset: Dataset, unfinished: Path, ranks: Ranks, processes: int) -> list[Part]:
     """All pieces of the dataset, shared by ranks and processes."""
-    pieces = _pieces(dataset)
+    source = _source(dataset)
+    pieces = source.pieces
     mine = ranks.mine(pieces)
     if ranks.is_root:
-        log.info(f"staging {name}: {_describe(dataset)}")
+        log.info(f"staging {name}: {source.describe()}")
     progress = Progress(f"staging {name}, pieces", pieces)
     failures: list[KantorError] = []
     futures: dict[int, Future[Part]] = {}
@@ -186,15 +155,6 @@ def _end_with_parent() -> None:
         Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
-def _describe(dataset: Dataset) -> str:
-    source = dataset.source
-    if isinstance(source, DisSource):
-        return f"{source.events:,} DIS events from PYTHIA"
-    if isinstance(source, FileSource):
-        return source.paths[0] if len(source.paths) == 1 else f"{len(source.paths):,} files"
-    return f"{source.events:,} events of the toy '{source.kind}'"
-
-
 def _attempt(work: Callable[[], T]) -> T | KantorError:
     """The result of `work`, or its failure as a value: a rank that raised alone would leave the others waiting."""
     try:
@@ -223,39 +183,18 @@ def _on_root(ranks: Ranks, work: Callable[[], T]) -> T:
 
 def make_part(dataset: Dataset, piece: int, directory: Path) -> Part:
     """Read one piece and write its shards into `directory`."""
-    part = Part()
+    source, part = _source(dataset), Part()
     waiting: list[np.ndarray] = []
-    for chunk in _chunks(dataset, piece):
+    for chunk in source.chunks(piece):
         waiting.append(_clean(chunk, dataset, part))
         while sum(map(len, waiting)) >= dataset.shard_rows:
             rows = np.concatenate(waiting)
-            _write_shard(dataset, piece, directory, rows[: dataset.shard_rows], part)
+            _write_shard(source, piece, directory, rows[: dataset.shard_rows], part)
             waiting = [rows[dataset.shard_rows :]]
     rows = np.concatenate(waiting) if waiting else np.empty((0, 0), dtype=np.float32)
     if len(rows):
-        _write_shard(dataset, piece, directory, rows, part)
+        _write_shard(source, piece, directory, rows, part)
     return part
-
-
-def _chunks(dataset: Dataset, piece: int) -> Iterator[Chunk]:
-    source = dataset.source
-    if isinstance(source, DisSource):
-        size = _blocks_per_piece(dataset, source)
-        for block in range(piece * size, min((piece + 1) * size, dis.blocks(source))):
-            momenta, cross_section = dis.generate(source, block)
-            names = (column.name for column in dis.FEATURES)
-            yield Chunk(dict(zip(names, momenta.T, strict=True)), cross_section=cross_section)
-        return
-    if not isinstance(source, FileSource):
-        names = (column.name for column in toys.FEATURES)
-        yield Chunk(dict(zip(names, toys.generate(source, piece).T, strict=True)))
-        return
-    wanted = source.features | source.conditions
-    columns = {*wanted.values()} if source.weight is None else {*wanted.values(), source.weight}
-    request = readers.Request(tuple(sorted(columns)), dataset.shard_rows, source.table, source.header)
-    for table in readers.read(Path(source.paths[piece]), request):
-        weights = None if source.weight is None else table[source.weight]
-        yield Chunk({name: table[column] for name, column in wanted.items()}, weights)
 
 
 def _clean(chunk: Chunk, dataset: Dataset, part: Part) -> np.ndarray:
@@ -279,8 +218,8 @@ def _clean(chunk: Chunk, dataset: Dataset, part: Part) -> np.ndarray:
     part.cut += len(valid) - len(kept)
     part.rows += len(kept)
     part.weight += float(len(kept) if chunk.weights is None else kept[:, -1].sum(dtype=np.float64))
-    if chunk.cross_section is not None:
-        part.cross_sections.append(chunk.cross_section)
+    if chunk.facts is not None:
+        part.facts.append(chunk.facts)
     return kept
 
 
@@ -300,9 +239,9 @@ def _passes(cut: str, columns: dict[str, np.ndarray], rows: int) -> np.ndarray:
     return np.broadcast_to(passed, (rows,))
 
 
-def _write_shard(dataset: Dataset, piece: int, directory: Path, rows: np.ndarray, part: Part) -> None:
+def _write_shard(source: Source, piece: int, directory: Path, rows: np.ndarray, part: Part) -> None:
     # HDF5 reports a full disk in odd ways, even when it closes a file: the file is made in memory and written plainly.
-    content = _shard_bytes(dataset, piece, rows)
+    content = _shard_bytes(source, piece, rows)
     path = directory / f"piece-{piece:08d}-{len(part.shards):08d}.h5"
     with whole(path) as temporary:
         temporary.write_bytes(content)
@@ -310,23 +249,20 @@ def _write_shard(dataset: Dataset, piece: int, directory: Path, rows: np.ndarray
     part.shards.append(Shard(file=path.name, rows=len(rows), bytes=len(content), sha256=checksum))
 
 
-def _shard_bytes(dataset: Dataset, piece: int, rows: np.ndarray) -> bytes:
+def _shard_bytes(source: Source, piece: int, rows: np.ndarray) -> bytes:
     """A shard as HDF5. The same rows give the same bytes: it holds no times, and is neither chunked nor compressed."""
-    features, conditions = _features(dataset), _conditions(dataset)
-    source = dataset.source
-    weight = source.weight if isinstance(source, FileSource) else None
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
         file.attrs["kantor"] = version("kantor")
-        if isinstance(source, FileSource):
-            file.attrs["source"] = source.model_copy(update={"paths": [source.paths[piece]]}).canonical()
-        else:
-            file.attrs["seed"] = source.seed
-            file.attrs["source"] = source.canonical()
-        _write_columns(file, "features", rows[:, : len(features)], features)
-        if conditions:
-            _write_columns(file, "conditions", rows[:, len(features) : len(features) + len(conditions)], conditions)
-        if weight is not None:
+        for name, value in source.origin(piece).items():
+            file.attrs[name] = value
+        end = 0
+        for group, columns in (("features", source.features), ("conditions", source.conditions)):
+            begin, end = end, end + len(columns)
+            if columns:
+                _write_columns(file, group, rows[:, begin:end], columns)
+        # What is left is the weight.
+        if rows.shape[1] > end:
             file.create_dataset("weights", data=rows[:, -1], track_times=False)
     return content.getvalue()
 
@@ -342,34 +278,33 @@ def _write_columns(file: h5py.File, name: str, values: np.ndarray, columns: Sequ
 
 def _finish(name: str, dataset: Dataset, out: Path, parts: Sequence[Part]) -> Manifest:
     """Judge what all pieces gave, and put the dataset in place."""
-    _check_rows(dataset, parts)
+    source = _source(dataset)
+    _check_rows(dataset, source, parts)
     drafts = [shard for part in parts for shard in part.shards]
     shards = [shard.model_copy(update={"file": f"shard-{n:04d}.h5"}) for n, shard in enumerate(drafts)]
     rows = sum(shard.rows for shard in shards)
-    cross_sections = [cross_section for part in parts for cross_section in part.cross_sections]
     manifest = Manifest(
         kantor=version("kantor"),
         dataset=name,
-        features=_features(dataset),
-        conditions=_conditions(dataset),
-        weighted=isinstance(dataset.source, FileSource) and dataset.source.weight is not None,
+        features=list(source.features),
+        conditions=list(source.conditions),
+        weighted=dataset.source.weighted,
         shards=shards,
         rows=rows,
         dropped=Dropped(invalid=sum(part.invalid for part in parts), cuts=sum(part.cut for part in parts)),
         split=_split_rows(dataset.split, rows),
         source=dataset.source.model_dump(mode="json"),
         cuts=dataset.cuts,
-        physics=dataset.laws(),
-        constants=dis.CONSTANTS if dataset.laws() is not None else {},
-        generator=dis.facts(cross_sections) if cross_sections else None,
-        mixture=None if isinstance(dataset.source, DisSource | FileSource) else toys.mixture(dataset.source),
+        physics=dataset.physics or source.physics,
+        constants=dict(source.constants),
+        generator=source.facts([facts for part in parts for facts in part.facts]),
     )
     _publish(manifest, drafts, out)
     _report(manifest)
     return manifest
 
 
-def _check_rows(dataset: Dataset, parts: Sequence[Part]) -> None:
+def _check_rows(dataset: Dataset, source: Source, parts: Sequence[Part]) -> None:
     read, invalid, rows = (sum(getattr(part, name) for part in parts) for name in ("read", "invalid", "rows"))
     if invalid and dataset.invalid_rows == "error":
         counts: dict[str, int] = {}
@@ -379,19 +314,19 @@ def _check_rows(dataset: Dataset, parts: Sequence[Part]) -> None:
         where = ", ".join(f"{column} {count:,}" for column, count in counts.items())
         raise InputError(
             f"{invalid:,} of {read:,} rows hold NaN, infinity or numbers too large for float32 ({where})",
-            where=_describe(dataset),
+            where=source.describe(),
             cure="mend the input, or set invalid_rows: drop",
         )
     if rows == 0:
         raise InputError(
             f"no row is left: {read:,} were read, {invalid:,} are invalid, {read - invalid:,} fail the cuts",
-            where=_describe(dataset),
+            where=source.describe(),
             cure="loosen 'cuts'" if read > invalid else "check the input",
         )
     weight = sum(part.weight for part in parts)
     if weight <= 0:
         raise InputError(
-            f"the weights add up to {weight:g}", where=_describe(dataset), cure="check the column of 'weight'"
+            f"the weights add up to {weight:g}", where=source.describe(), cure="check the column of 'weight'"
         )
 
 

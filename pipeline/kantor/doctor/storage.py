@@ -10,8 +10,8 @@ from pathlib import Path
 from kantor.data.scratch import scratch_directory
 from kantor.doctor.finding import Finding, failure, ok, skipped, warning
 from kantor.doctor.processes import Trouble, run, srun_python
-from kantor.files import sync_directory
-from kantor.mounts import file_system
+from kantor.machine.files import sync_directory
+from kantor.machine.mounts import file_system
 
 _FEW_BYTES = 2 * 10**9
 # With these options a lock is seen on its own host alone, or nowhere.

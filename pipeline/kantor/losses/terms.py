@@ -16,7 +16,8 @@ from kantor import config
 from kantor.losses.base import Batch
 from kantor.losses.moments import all_pairs, make_kernel, pair_weights
 from kantor.losses.reduction import coefficients, joined_moment
-from kantor.models.networks import Critic, perceptron
+from kantor.models.networks.base import Critic
+from kantor.models.networks.perceptron import perceptron
 from kantor_kernels import Kernel, kernel_potential
 
 

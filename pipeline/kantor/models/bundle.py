@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from kantor.config import Training, parse
 from kantor.errors import InputError
-from kantor.models.networks import Generator
+from kantor.models.networks.base import Generator
+from kantor.models.networks.factory import make_generator
 from kantor.models.randomness import stream
 from kantor.models.tensors import read_tensors, write_tensors
 from kantor.models.transforms import Transforms
@@ -120,7 +121,7 @@ class Bundle:
             training=training,
             features=features,
             conditions=conditions,
-            generator=Generator(training.generator, len(conditions), len(features)),
+            generator=make_generator(training.generator, len(conditions), len(features)),
             feature_transforms=transforms(training, features),
             condition_transforms=transforms(training, conditions),
             provenance=content["provenance"],

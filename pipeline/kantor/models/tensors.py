@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from kantor.errors import InputError
-from kantor.files import whole
+from kantor.machine.files import whole
 
 
 def write_tensors(path: Path, content: dict[str, Any]) -> None:

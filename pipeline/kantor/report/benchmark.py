@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
 from kantor.errors import InputError
-from kantor.files import explained, write_text
+from kantor.machine.files import explained, write_text
 from kantor.report.figures import _DASHES, _GREY, Picture, _figure, _picture, colour
 from kantor_kernels.benchmark.rows import OPERATIONS, Row, read_rows
 

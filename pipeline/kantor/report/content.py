@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from kantor.errors import InputError
-from kantor.report.verdicts import verdict
 from kantor.results import Comparison, Measurement, Report, ReportModel, ReportRow, TrainingRow, TrainingRun
+from kantor.validation.catalogue import STATISTICS
 from kantor.validation.histograms import Figures
 
 
@@ -63,6 +63,13 @@ class Model:
                 f"is a comparison of {compared[0]}, seed {compared[1]}, not of {trained[0]}, seed {trained[1]}",
                 where=files.metrics,
                 cure="give models and validations in the same order",
+            )
+        unknown = [found.statistic for found in model.comparison.measurements if found.statistic not in STATISTICS]
+        if unknown:
+            raise InputError(
+                f"holds the statistic '{unknown[0]}', which this version does not know",
+                where=files.metrics,
+                cure="validate the model again",
             )
         return model
 
@@ -176,7 +183,7 @@ def _rows(section: Section, group: Group) -> list[ReportRow]:
     rows = []
     for found in by_name.values():
         combined = _combined(found, len(group.models))
-        level, words = verdict(combined)
+        level, words = STATISTICS[combined.statistic].verdict(combined)
         rows.append(
             ReportRow(
                 dataset=section.dataset,
@@ -195,9 +202,9 @@ def _combined(found: Sequence[Measurement], seeds: int) -> Measurement:
     if seeds == 1:
         return found[0]
     values = np.array([each.value for each in found])
-    if found[0].statistic == "undefined":
-        # Only written where it happened.
-        values = np.append(values, np.zeros(seeds - len(values)))
+    unseen = STATISTICS[found[0].statistic].unseen
+    if unseen is not None:
+        values = np.append(values, np.full(seeds - len(values), unseen))
     mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
     p_values = [each.p_value for each in found if each.p_value is not None]
     return found[0].model_copy(

@@ -175,16 +175,14 @@ def _values(found: hist.Hist) -> tuple[np.ndarray, np.ndarray]:
 # ------------------------------------------------------------------------------------------------- two dimensions
 
 
-def plane(section: Section) -> Picture | None:
+def plane(section: Section, number: int) -> Picture:
     """Two observables against each other: truth and each training, and below their ratio to truth."""
-    truth = section.truth.plane
-    if truth is None:
-        return None
+    truth = section.truth.planes[number]
     named = {each.observable.name: each.observable for each in section.truth.histograms}
     x, y = named[truth.x], named[truth.y]
     columns = len(section.groups) + 1
-    planes = [[model.figures.plane for model in group.models] for group in section.groups]
-    generated = [np.mean([_fractions(each.generated) for each in of if each is not None], axis=0) for of in planes]
+    planes = [[model.figures.planes[number] for model in group.models] for group in section.groups]
+    generated = [np.mean([_fractions(each.generated) for each in of], axis=0) for of in planes]
     expected = _fractions(truth.truth)
     fine, coarse = (_Coarser(truth, factor) for factor in (2, 5))
     density = ScalarMappable(_log_norm(fine(expected)), "cividis")

@@ -2,20 +2,22 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from kantor.files import explained, write_text
-from kantor.progress import duration, log
-from kantor.report import figures, verdicts
+from kantor.machine.files import explained, write_text
+from kantor.machine.progress import duration, log
+from kantor.report import figures
 from kantor.report.content import Group, Model, ModelFiles, Section, read_sections, summarise
 from kantor.report.numbers import p_value, rate
-from kantor.report.summary import HEADLINES, agreement, csv_text, is_fraction, labelled, shown
+from kantor.report.summary import agreement, by_statistic, csv_text, labelled, shown
 from kantor.results import Report, ReportRow
+from kantor.validation import verdicts
+from kantor.validation.catalogue import STATISTICS
 
 __all__ = ["ModelFiles", "write_report"]
 
@@ -124,13 +126,8 @@ def _section(report: Report, section: Section) -> dict[str, object]:
         group.training: [row for row in report.rows if (row.dataset, row.training) == (section.dataset, group.training)]
         for group in section.groups
     }
-    first = next(iter(rows.values()))
-    laws = [
-        row.statistic
-        for row in first
-        if row.statistic.startswith("azimuth") or (is_fraction(row) and row.statistic != "high_quality")
-    ]
     comparison, drawn = section.comparison, _drawn(section, rows)
+    distances = [(name, statistic.title) for name, statistic in STATISTICS.items() if statistic.section == "distance"]
     seeds = max(len(group.seeds) for group in section.groups)
     return {
         "dataset": section.dataset,
@@ -139,16 +136,16 @@ def _section(report: Report, section: Section) -> dict[str, object]:
         "splits": comparison.config["splits"],
         "replicas": comparison.config["replicas"],
         "confidence": comparison.config["confidence"],
-        "azimuth": any(name.startswith("azimuth") for name in laws),
         "seeds": seeds,
         "names": [group.training for group in section.groups],
         "colours": [figures.colour(number) for number in range(len(section.groups))],
-        "headlines": [*_lines(rows, [name for name in HEADLINES if name not in laws]), *_facts(section, rows)],
-        "distances": [(name, _lines(rows, [name])) for name in ("w1", "ks")],
-        "laws": _lines(rows, [name for name in laws if name != "undefined"] + ["undefined"]),
+        "headlines": [*_lines(rows, lambda row: row.headline), *_facts(section, rows)],
+        "distances": [(title, _lines(rows, lambda row, name=name: row.statistic == name)) for name, title in distances],
+        "checks": _lines(rows, lambda row: STATISTICS[row.statistic].section == "check"),
+        "check_notes": _check_notes(rows),
         "distributions": [figures.distribution(section, index) for index in drawn],
         "omitted": len(section.truth.histograms) - len(drawn),
-        "plane": figures.plane(section),
+        "planes": [figures.plane(section, number) for number in range(len(section.truth.planes))],
         "scatter": figures.scatter(section),
         "modes": 0 if section.truth.scatter is None else len(section.truth.scatter.centres),
         "correlations": figures.correlations(section),
@@ -173,21 +170,24 @@ def _drawn(section: Section, rows: Mapping[str, Sequence[ReportRow]]) -> list[in
     return [index for index, name in enumerate(names) if name in chosen]
 
 
-def _lines(rows: Mapping[str, Sequence[ReportRow]], statistics: Sequence[str]) -> list[Line]:
-    """One line for each (statistic, observable) that any training has."""
-    by_name = [{(row.statistic, row.observable): row for row in of} for of in rows.values()]
-    names = dict.fromkeys(name for of in by_name for name in of)
+def _lines(rows: Mapping[str, Sequence[ReportRow]], wanted: Callable[[ReportRow], bool]) -> list[Line]:
+    """One line for each (statistic, observable) that any training has and that is wanted."""
     lines = []
-    for statistic in statistics:
-        for name in names:
-            if name[0] == statistic:
-                found = [of[name] for of in by_name if name in of]
-                reference, values = shown(found)
-                filled = map(_cell, found, values)
-                cells = [next(filled) if name in of else Cell("–") for of in by_name]
-                # Below a heading that names the statistic, the observable is enough.
-                lines.append(Line(labelled(found[0]).removeprefix(f"{statistic.upper()} of "), reference, cells))
+    for found in by_statistic(rows).values():
+        first = next(iter(found.values()))
+        if wanted(first):
+            reference, values = shown(list(found.values()))
+            cells = {name: _cell(row, text) for (name, row), text in zip(found.items(), values, strict=True)}
+            # Below a heading that names the statistic, the observable is enough.
+            label = labelled(first).removeprefix(f"{STATISTICS[first.statistic].short} of ")
+            lines.append(Line(label, reference, [cells.get(name, Cell("–")) for name in rows]))
     return lines
+
+
+def _check_notes(rows: Mapping[str, Sequence[ReportRow]]) -> list[str]:
+    """What the checks that were made need explained."""
+    made = (STATISTICS[row.statistic] for of in rows.values() for row in of)
+    return list(dict.fromkeys(each.note for each in made if each.section == "check" and each.note))
 
 
 def _cell(row: ReportRow, text: str) -> Cell:
@@ -198,9 +198,6 @@ def _cell(row: ReportRow, text: str) -> Cell:
 def _facts(section: Section, rows: Mapping[str, Sequence[ReportRow]]) -> list[Line]:
     """What the headline table says besides single statistics."""
     lines = []
-    broken = [of for of in rows.values() if any(row.statistic == "q2_below_cut" for row in of)]
-    if broken:
-        lines += _lines(rows, ["q2_below_cut", "x_outside"])
     lines.append(Line("observables as truth, by KS", "", [_agreement(of, "ks") for of in rows.values()]))
     rates = [[model.comparison.generation_rate for model in group.models] for group in section.groups]
     lines.append(

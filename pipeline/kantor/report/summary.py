@@ -2,27 +2,16 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kantor.progress import duration
+from kantor.machine.progress import duration
 from kantor.report.numbers import common_power, percent, rate, with_error
 from kantor.results import Report, ReportModel, ReportRow
+from kantor.validation.catalogue import STATISTICS
 
 COLUMNS = tuple(ReportRow.model_fields)
-# What the top of the page and the terminal show, in this order.
-HEADLINES = (
-    "energy_distance",
-    "c2st_auc",
-    "correlation",
-    "modes",
-    "high_quality",
-    "reverse_kl",
-    "mode_width",
-    "q2_below_cut",
-    "x_outside",
-    "azimuth_chi2",
-)
+Key = tuple[str, str | None]
 
 
 def csv_text(report: Report) -> str:
@@ -63,7 +52,7 @@ def shown(rows: Sequence[ReportRow]) -> tuple[str, list[str]]:
     """
     references = [(row.reference, row.reference_low, row.reference_high) for row in rows[:1]]
     intervals = [*references, *((row.value, row.low, row.high) for row in rows)]
-    if is_fraction(rows[0]):
+    if STATISTICS[rows[0].statistic].is_fraction:
         first, *others = (percent(*each) for each in intervals)
     else:
         pairs = [(value, (high - low) / 2) for value, low, high in intervals]
@@ -77,8 +66,17 @@ def labelled(row: ReportRow) -> str:
     return f"{row.label} [{row.unit}]" if row.unit else row.label
 
 
-def is_fraction(row: ReportRow) -> bool:
-    return row.better == "reference"
+def by_statistic(rows: Mapping[str, Sequence[ReportRow]]) -> dict[Key, dict[str, ReportRow]]:
+    """(statistic, observable) -> training -> its row, in the order in which they were measured.
+
+    Args:
+        rows: training -> rows.
+    """
+    found: dict[Key, dict[str, ReportRow]] = {}
+    for training, of in rows.items():
+        for row in of:
+            found.setdefault((row.statistic, row.observable), {})[training] = row
+    return found
 
 
 def agreement(rows: Sequence[ReportRow], statistic: str) -> str:
@@ -94,12 +92,12 @@ def agreement(rows: Sequence[ReportRow], statistic: str) -> str:
 def _table(models: Sequence[ReportModel], rows: Sequence[ReportRow]) -> list[list[str]]:
     mine = {model.training: [row for row in rows if row.training == model.training] for model in models}
     table = [["", "truth vs truth", *mine]]
-    for statistic in HEADLINES:
-        found = {name: row for name, of in mine.items() for row in of if row.statistic == statistic}
-        if found:
+    for found in by_statistic(mine).values():
+        first = next(iter(found.values()))
+        if first.headline:
             reference, values = shown(list(found.values()))
             cells = {name: f"{value}  {row.verdict}" for (name, row), value in zip(found.items(), values, strict=True)}
-            table.append([labelled(next(iter(found.values()))), reference, *(cells.get(name, "–") for name in mine)])
+            table.append([labelled(first), reference, *(cells.get(name, "–") for name in mine)])
     table.append(["observables as truth (KS)", "", *(agreement(of, "ks") for of in mine.values())])
     table.append(["generation, events/s/core", "", *(rate(model.generation_rate) for model in models)])
     table.append(["training time", "", *(duration(model.training_seconds) for model in models)])

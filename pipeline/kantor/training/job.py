@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kantor.config import Training
-from kantor.files import sha256
+from kantor.machine.files import sha256
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from kantor.losses import Batch, CriticLoss, Objective
 from kantor.losses.adversarial import clip_weights
 from kantor.losses.reduction import joined_mean, world_size
 from kantor.models.features import CriticFeatures
-from kantor.models.networks import Generator
+from kantor.models.networks.base import Generator
 from kantor.training.feed import Feed
 from kantor.training.schedules import critic_updates, learning_rate, noise_deviation
 from kantor.training.state import State

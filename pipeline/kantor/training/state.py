@@ -21,12 +21,13 @@ from torch import Tensor, nn, optim
 
 from kantor.config import Adam, AnyOptimiser, Training
 from kantor.errors import InputError
-from kantor.files import explained
 from kantor.losses import Objective, make_terms
-from kantor.models.networks import Critic, Generator, Joint
+from kantor.machine.files import explained
+from kantor.machine.progress import log
+from kantor.models.networks.base import Critic, Generator, Joint
+from kantor.models.networks.factory import make_critic, make_generator
 from kantor.models.randomness import stream
 from kantor.models.tensors import read_tensors, write_tensors
-from kantor.progress import log
 
 
 @dataclass
@@ -72,10 +73,10 @@ class State:
         """Networks initialised as the seed says, the same on every rank."""
         with torch.random.fork_rng():
             torch.manual_seed(stream(seed, "initialise", 0).initial_seed())
-            generator = Generator(settings.generator, len(conditions), features)
+            generator = make_generator(settings.generator, len(conditions), features)
             critic = Joint()
             if objective.outputs:
-                critic = Critic(
+                critic = make_critic(
                     settings.critic,
                     len(conditions),
                     critic_features,

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from kantor.data.samples import Sample
 from kantor.data.scratch import node_copy
 from kantor.errors import InputError, Interrupted, TrainingError
-from kantor.files import explained, sha256, whole, write_text
 from kantor.losses.reduction import joined_mean, joined_sum
+from kantor.machine.files import explained, sha256, whole, write_text
 from kantor.models.bundle import Bundle
 from kantor.results import Provenance, TrainingRow, TrainingRun
 from kantor.training.assembly import Assembly, assemble

@@ -18,10 +18,10 @@ from kantor.config import Validation
 from kantor.data.manifest import Manifest
 from kantor.data.samples import Sample, read_split
 from kantor.errors import InputError
-from kantor.files import explained, sha256
+from kantor.machine.files import explained, sha256
+from kantor.machine.progress import log
+from kantor.machine.ranks import Ranks
 from kantor.models.bundle import Bundle
-from kantor.progress import log
-from kantor.ranks import Ranks
 from kantor.results import Comparison, Provenance
 from kantor.validation.measures import Measures, random_stream
 from kantor.validation.observables import Observables

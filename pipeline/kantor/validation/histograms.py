@@ -3,7 +3,7 @@
     observables/<name>/            attributes label, unit, kind, scale
         edges                      (B + 1,) [unit]
         truth, generated           (2, B + 2): sums of weights and of squared weights, with under- and overflow
-    plane/                         attributes x, y: names of the observables; only with DIS
+    planes/<n>/                    attributes x, y: names of the observables; those the physics names
         x_edges, y_edges           (B + 1,)
         truth, generated           (B, B) sums of weights
     correlations/                  attribute names
@@ -15,6 +15,7 @@
 Sums of weights are not normalised; divide by the sum over all bins, under- and overflow included.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +24,8 @@ import hist
 import numpy as np
 
 from kantor.errors import InputError
-from kantor.files import whole
-from kantor.validation.observables import Observable
+from kantor.machine.files import whole
+from kantor.physics import Observable
 from kantor.validation.statistics import Weights, weighted_quantiles
 
 _QUANTILES = [0.001, 0.999]
@@ -84,7 +85,7 @@ class Figures:
 
     histograms: list[Histogram]
     correlations: Correlations
-    plane: Plane | None = None
+    planes: Sequence[Plane] = ()
     scatter: Scatter | None = None
 
     def write(self, path: Path) -> None:
@@ -104,11 +105,11 @@ class Figures:
             group = file.create_group("correlations")
             group.attrs["names"] = self.correlations.names
             group["truth"], group["generated"] = self.correlations.truth, self.correlations.generated
-            if self.plane is not None:
-                group = file.create_group("plane")
-                group.attrs["x"], group.attrs["y"] = self.plane.x, self.plane.y
+            for number, plane in enumerate(self.planes):
+                group = file.create_group(f"planes/{number}")
+                group.attrs["x"], group.attrs["y"] = plane.x, plane.y
                 for name in ("x_edges", "y_edges", "truth", "generated"):
-                    group[name] = getattr(self.plane, name)
+                    group[name] = getattr(plane, name)
             if self.scatter is not None:
                 group = file.create_group("scatter")
                 for name in ("x", "y", "sigma"):
@@ -125,7 +126,7 @@ class Figures:
         """
         try:
             with h5py.File(path, "r") as file:
-                return cls(_read_histograms(file), _read_correlations(file), _read_plane(file), _read_scatter(file))
+                return cls(_read_histograms(file), _read_correlations(file), _read_planes(file), _read_scatter(file))
         except (OSError, KeyError) as error:
             raise InputError(f"cannot be read: {error}", where=path, cure="run kantor validate again") from error
 
@@ -146,12 +147,13 @@ def _read_correlations(file: h5py.File) -> Correlations:
     return Correlations(names, *(_array(file, f"correlations/{part}") for part in ("truth", "generated")))
 
 
-def _read_plane(file: h5py.File) -> Plane | None:
-    if "plane" not in file:
-        return None
-    group = _group(file, "plane")
-    arrays = (_array(group, name) for name in ("x_edges", "y_edges", "truth", "generated"))
-    return Plane(str(group.attrs["x"]), str(group.attrs["y"]), *arrays)
+def _read_planes(file: h5py.File) -> list[Plane]:
+    planes = []
+    for number in range(len(_group(file, "planes")) if "planes" in file else 0):
+        group = _group(file, f"planes/{number}")
+        arrays = (_array(group, name) for name in ("x_edges", "y_edges", "truth", "generated"))
+        planes.append(Plane(str(group.attrs["x"]), str(group.attrs["y"]), *arrays))
+    return planes
 
 
 def _read_scatter(file: h5py.File) -> Scatter | None:

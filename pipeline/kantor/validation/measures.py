@@ -12,80 +12,54 @@ from typing import Any
 import numpy as np
 
 from kantor.config import Validation
-from kantor.data.manifest import Mixture
 from kantor.data.samples import Sample
-from kantor.progress import Progress
-from kantor.ranks import Ranks
+from kantor.machine.progress import Progress
+from kantor.machine.ranks import Ranks
+from kantor.physics import Modes, Observable
 from kantor.results import Measurement
-from kantor.validation import dis, modes
+from kantor.validation.checks import check
 from kantor.validation.classifier import classifier_test
 from kantor.validation.energy import PermutationTest, energy_distance_estimate, permutation_test, split_distances
 from kantor.validation.histograms import Correlations, Figures, Histogram, Plane, Scatter, edges_of, fill, fill_plane
-from kantor.validation.observables import Observable, Observables, joint
+from kantor.validation.observables import Observables, joint
+from kantor.validation.sides import Side, Sides, measurement
 from kantor.validation.statistics import (
     Estimate,
     Weights,
     compare_1d,
     correlation_distance,
     correlations,
-    fraction,
     random_halves,
-    rayleigh,
     split_distances_1d,
-    uniformity,
 )
 
 # Random relabellings behind the energy distance's p-value, shared over pieces.
 PERMUTATIONS, _PERMUTATION_PIECES = 300, 2
+_POINTS = 2500  # of a scatter plot
 _UNKNOWN = Estimate(float("nan"), float("nan"), float("nan"))
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the samples, and its observables as they are compared (log10 of some), NaN where undefined."""
-
-    sample: Sample
-    values: Mapping[str, np.ndarray]
-
-    @property
-    def weights(self) -> Weights:
-        return self.sample.weights
-
-    def finite(self, name: str) -> tuple[np.ndarray, Weights, np.ndarray]:
-        """Values and weights of the rows where an observable is finite, and which rows these are."""
-        rows = np.isfinite(self.values[name])
-        return self.values[name][rows], None if self.weights is None else self.weights[rows], rows
 
 
 @dataclass(frozen=True, eq=False)
 class Measures:
-    """Generated against true rows, with halves of `pool` against each other as the reference.
-
-    Args:
-        truth, generated: N rows each.
-        pool: 2 N rows of truth, which are divided at random.
-    """
+    """Generated against true rows, with halves of the pool against each other as the reference."""
 
     settings: Validation
     observables: Observables
-    truth: Side
-    generated: Side
-    pool: Side
+    sides: Sides
     halves: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
         rng = random_stream(self.settings.seed, "splits")
-        object.__setattr__(self, "halves", random_halves(self.truth.sample.rows, self.settings.splits, rng))
+        rows = self.sides.truth.sample.rows
+        object.__setattr__(self, "halves", random_halves(rows, self.settings.splits, rng))
 
     @classmethod
     def of(
         cls, settings: Validation, observables: Observables, truth: Sample, generated: Sample, pool: Sample
     ) -> "Measures":
-        def side(sample: Sample) -> Side:
-            values = observables.values(sample)
-            return Side(sample, {each.name: each.compared(values[each.name]) for each in observables.all})
-
-        return cls(settings, observables, side(truth), side(generated), side(pool))
+        """Generated against true rows, N each, with 2 N rows of truth, which are divided at random."""
+        generated_side, truth_side, pool_side = (Side.of(sample, observables) for sample in (generated, truth, pool))
+        return cls(settings, observables, Sides(generated_side, truth_side, pool_side))
 
     def run(self, ranks: Ranks) -> tuple[list[Measurement], Figures]:
         """Share the pieces over the ranks and put the results together; equal on every rank."""
@@ -106,39 +80,40 @@ class Measures:
         distance, matrices = done["correlations"]
         measurements = [
             _energy_measurement(done["energy"], done["energy splits"], permutations),
-            _measurement("c2st_auc", "classifier AUC", done["area"], Estimate.spread(areas), better="half"),
+            measurement("c2st_auc", "classifier AUC", done["area"], Estimate.spread(areas)),
             distance,
         ]
-        for statistic in ("w1", "ks", "undefined"):
-            measurements += [found for found, _ in compared for found in found if found.statistic == statistic]
-        plane = None
-        if self.observables.physics is not None:
-            measurements += [*self.laws(), *self.azimuth()]
-            plane = self.plane("x", "q2")
-        if self.observables.mixture is not None:
-            measurements += self.modes(self.observables.mixture)
-        return measurements, Figures([histogram for _, histogram in compared], matrices, plane, self.scatter())
+        one_by_one = [found for of, _ in compared for found in of]
+        for statistic in ("w1", "ks"):
+            measurements += [found for found in one_by_one if found.statistic == statistic]
+        physics = self.observables.physics
+        measurements += self.laws()
+        for what in physics.checks:
+            measurements += check(what, self.sides, self.settings.confidence)
+        measurements += [found for found in one_by_one if found.statistic == "undefined"]
+        planes = [self.plane(x, y) for x, y in physics.planes]
+        return measurements, Figures([histogram for _, histogram in compared], matrices, planes, self.scatter())
 
     # -------------------------------------------------------------------------------------------- joint statistics
 
     def energy(self) -> tuple[float, float]:
-        x, y = self.generated, self.truth
+        x, y = self.sides.generated, self.sides.truth
         return energy_distance_estimate(joint(x.sample), joint(y.sample), x.weights, y.weights)
 
     def energy_splits(self) -> np.ndarray:
-        return split_distances(joint(self.pool.sample), self.pool.weights, self.halves)
+        return split_distances(joint(self.sides.pool.sample), self.sides.pool.weights, self.halves)
 
     def permutations(self, piece: int) -> PermutationTest:
-        x, y = self.generated, self.truth
+        x, y = self.sides.generated, self.sides.truth
         seed = int(random_stream(self.settings.seed, "permutations", piece).integers(2**63))
         count = PERMUTATIONS // _PERMUTATION_PIECES
         return permutation_test(joint(x.sample), joint(y.sample), x.weights, y.weights, permutations=count, seed=seed)
 
     def area(self) -> Estimate:
-        return self._classify(self.generated.sample, self.truth.sample)
+        return self._classify(self.sides.generated.sample, self.sides.truth.sample)
 
     def area_of_split(self, split: int) -> float:
-        half, pool = self.halves[split], self.pool.sample
+        half, pool = self.halves[split], self.sides.pool.sample
         return self._classify(pool.take(half), pool.take(~half)).value
 
     def _classify(self, x: Sample, y: Sample) -> Estimate:
@@ -148,18 +123,20 @@ class Measures:
     def correlations(self) -> tuple[Measurement, Correlations]:
         """Mean |difference| of the correlation coefficients, with the matrices themselves."""
         names = [each.name for each in self.observables.all]
-        (x, u), (y, v), (z, w) = (_complete(side, names) for side in (self.generated, self.truth, self.pool))
+        (x, u), (y, v), (z, w) = (
+            _complete(side, names) for side in (self.sides.generated, self.sides.truth, self.sides.pool)
+        )
         rng = random_stream(self.settings.seed, "bootstrap", "correlations")
         generated, truth = correlations(x, u), correlations(y, v)
         drawn = [correlation_distance(_redrawn(x, u, rng), _redrawn(y, v, rng)) for _ in range(self.settings.replicas)]
-        rows = np.isfinite(np.stack([self.pool.values[name] for name in names])).all(axis=0)
+        rows = np.isfinite(np.stack([self.sides.pool.values[name] for name in names])).all(axis=0)
         splits = [
             correlation_distance(correlations(z[half], _of(w, half)), correlations(z[~half], _of(w, ~half)))
             for half in self.halves[:, rows]
         ]
         found = Estimate.symmetric(correlation_distance(generated, truth), float(np.std(drawn, ddof=1)))
-        measurement = _measurement("correlation", "mean |Δρ|", found, Estimate.spread(np.array(splits)))
-        return measurement, Correlations(names, truth, generated)
+        reference = Estimate.spread(np.array(splits))
+        return measurement("correlation", "mean |Δρ|", found, reference), Correlations(names, truth, generated)
 
     # ------------------------------------------------------------------------------------ one observable at a time
 
@@ -167,7 +144,7 @@ class Measures:
         """W1, KS and the histograms of one observable, and how often it is not defined."""
         name = observable.name
         (x, u, x_rows), (y, v, y_rows), (z, w, z_rows) = (
-            side.finite(name) for side in (self.generated, self.truth, self.pool)
+            side.finite(name) for side in (self.sides.generated, self.sides.truth, self.sides.pool)
         )
         rng = random_stream(self.settings.seed, "bootstrap", name)
         w1, ks = _UNKNOWN, _UNKNOWN
@@ -176,8 +153,8 @@ class Measures:
         references = split_distances_1d(z, w, self.halves[:, z_rows])
         label, unit = observable.compared_label, observable.compared_unit
         found = [
-            _measurement("w1", f"W1 of {label}", w1, Estimate.spread(references[:, 0]), observable=name, unit=unit),
-            _measurement("ks", f"KS of {label}", ks, Estimate.spread(references[:, 1]), observable=name),
+            measurement("w1", f"W1 of {label}", w1, Estimate.spread(references[:, 0]), observable=name, unit=unit),
+            measurement("ks", f"KS of {label}", ks, Estimate.spread(references[:, 1]), observable=name),
         ]
         if not (x_rows.all() and y_rows.all()):
             found.append(self._fraction("undefined", f"{label} not defined", ~x_rows, ~y_rows, observable=name))
@@ -185,98 +162,51 @@ class Measures:
         filled = (fill(observable, edges, values, weights) for values, weights in ((y, v), (x, u)))
         return found, Histogram(observable, edges, *filled)
 
-    # --------------------------------------------------------------------------------------------------- DIS physics
+    # ------------------------------------------------------------------------------------------------------- physics
 
     def laws(self) -> list[Measurement]:
         """Fraction of events that break each law of the physics."""
-        physics = self.observables.physics
-        assert physics is not None
-        broken = [
-            dis.violations(self.observables.momenta(side.sample), self.observables.kinematics(side.sample), physics)
-            for side in (self.generated, self.truth)
-        ]
-        labels = dis.law_labels(physics)
-        return [self._fraction(name, labels[name], broken[0][name], broken[1][name]) for name in labels]
-
-    def azimuth(self) -> list[Measurement]:
-        """Uniformity of the azimuth, which unpolarised beams cannot prefer."""
-        x, y = (self.observables.kinematics(side.sample).phi for side in (self.generated, self.truth))
-        u, v = self.generated.weights, self.truth.weights
         return [
-            _measurement("azimuth_direction", "azimuth: mean direction R", rayleigh(x, u), rayleigh(y, v)),
-            _measurement("azimuth_chi2", "azimuth: χ²/ndf to uniform", uniformity(x, u), uniformity(y, v)),
+            self._fraction(
+                "law",
+                law.label,
+                law.broken(self.sides.generated.known),
+                law.broken(self.sides.truth.known),
+                observable=law.name,
+                headline=law.headline,
+            )
+            for law in self.observables.physics.laws
         ]
 
     def plane(self, x: str, y: str) -> Plane:
         """Two observables against each other."""
         named = {each.name: each for each in self.observables.all}
-        x_edges, y_edges = (edges_of(named[name], *self.pool.finite(name)[:2], self.settings.bins) for name in (x, y))
+        x_edges, y_edges = (
+            edges_of(named[name], *self.sides.pool.finite(name)[:2], self.settings.bins) for name in (x, y)
+        )
         truth, generated = (
             fill_plane(
                 named[x].compared(x_edges), named[y].compared(y_edges), side.values[x], side.values[y], side.weights
             )
-            for side in (self.truth, self.generated)
+            for side in (self.sides.truth, self.sides.generated)
         )
         return Plane(x, y, x_edges, y_edges, truth, generated)
 
-    # ------------------------------------------------------------------------------------------- toys in two dimensions
-
-    def modes(self, mixture: Mixture) -> list[Measurement]:
-        """Modes found, rows of high quality, how evenly these are shared, and how wide a mode is."""
-        sides = (self.generated, self.truth, self.pool)
-        generated, truth, pool = (modes.modes_of(side.sample.features, mixture) for side in sides)
-        number = len(mixture.centres)
-        rows = modes.draws(generated).shape[1]
-
-        def compared(
-            statistic: str, label: str, of: Callable[[np.ndarray, np.ndarray], float], **more: Any
-        ) -> Measurement:
-            values, references = (
-                np.array([of(side.sample.features[draw], mode_N[draw]) for draw in modes.draws(np.arange(len(mode_N)))])
-                for side, mode_N in ((self.generated, generated), (self.pool, pool))
-            )
-            error = float(values.std(ddof=1)) / len(values) ** 0.5
-            estimate = Estimate.symmetric(float(values.mean()), error)
-            return _measurement(statistic, label, estimate, Estimate.spread(references), **more)
-
-        return [
-            compared("modes", f"modes found by {rows:,} events", lambda _, of: modes.found(of), better="high"),
-            self._fraction("high_quality", f"within {modes.REACH:g} σ of a mode", generated >= 0, truth >= 0),
-            compared("reverse_kl", "reverse KL of the modes", lambda _, of: modes.reverse_kl(of, number)),
-            compared(
-                "mode_width",
-                "width of a mode",
-                lambda points, of: modes.width(points, of, mixture.sigma),
-                unit="σ",
-                better="reference",
-            ),
-        ]
-
     def scatter(self) -> Scatter | None:
         """Some rows of two features, as points."""
-        sample = self.truth.sample
+        sample = self.sides.truth.sample
         if sample.features.shape[1] != 2 or sample.condition_names or sample.weights is not None:
             return None
-        mixture = self.observables.mixture
-        centres = np.empty((0, 2)) if mixture is None else np.array(mixture.centres)
-        sigma = float("nan") if mixture is None else mixture.sigma
+        modes = [what for what in self.observables.physics.checks if isinstance(what, Modes)]
+        centres, sigma = (modes[0].centres, modes[0].sigma) if modes else (np.empty((0, 2)), float("nan"))
         x, y = sample.feature_names
-        truth, generated = (side.sample.features[: modes.DRAW] for side in (self.truth, self.generated))
+        truth, generated = (side.sample.features[:_POINTS] for side in (self.sides.truth, self.sides.generated))
         return Scatter(x, y, truth, generated, centres, sigma)
 
     def _fraction(
-        self, statistic: str, label: str, generated: np.ndarray, truth: np.ndarray, *, observable: str | None = None
+        self, statistic: str, label: str, generated: np.ndarray, truth: np.ndarray, **more: Any
     ) -> Measurement:
-        confidence = self.settings.confidence
-        return _measurement(
-            statistic,
-            label,
-            fraction(generated, self.generated.weights, confidence=confidence),
-            fraction(truth, self.truth.weights, confidence=confidence),
-            observable=observable,
-            interval=f"{100 * confidence:g} %",
-            better="reference",
-        )
+        return self.sides.fraction(statistic, label, generated, truth, confidence=self.settings.confidence, **more)
 
 
 def shared(work: Mapping[Any, Callable[[], Any]], ranks: Ranks) -> dict[Any, Any]:
@@ -302,28 +232,13 @@ def random_stream(seed: int, purpose: str, part: str | int = "") -> np.random.Ge
     return np.random.default_rng([seed, zlib.crc32(f"{purpose}/{part}".encode())])
 
 
-def _measurement(statistic: str, label: str, found: Estimate, reference: Estimate, **more: Any) -> Measurement:
-    return Measurement(
-        statistic=statistic,
-        label=label,
-        value=found.value,
-        low=found.low,
-        high=found.high,
-        reference=reference.value,
-        reference_low=reference.low,
-        reference_high=reference.high,
-        p_value=found.p_value,
-        **more,
-    )
-
-
 def _energy_measurement(
     found: tuple[float, float], splits: np.ndarray, permutations: Sequence[PermutationTest]
 ) -> Measurement:
     # Every piece has the same statistic; together the pieces are one test.
     null = np.concatenate([piece.null for piece in permutations])
     p_value = PermutationTest(permutations[0].statistic, null).p_value
-    return _measurement(
+    return measurement(
         "energy_distance",
         "energy distance",
         Estimate.symmetric(*found, p_value),

@@ -5,9 +5,15 @@ quality within three standard deviations of the nearest mode; a mode is found wh
 the same width in every feature, in which a perfect sample in two dimensions has 98.9 % of high quality.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
-from kantor.data.manifest import Mixture
+from kantor.physics import Modes
+from kantor.results import Measurement
+from kantor.validation.sides import Side, Sides, measurement
+from kantor.validation.statistics import Estimate
 
 DRAW = 2500
 REACH = 3.0
@@ -15,15 +21,39 @@ REACH = 3.0
 _LEAST_DRAWS = 4
 
 
-def modes_of(points_ND: np.ndarray, mixture: Mixture) -> np.ndarray:
+def measure(what: Modes, sides: Sides, confidence: float) -> list[Measurement]:
+    """Modes found, rows of high quality, how evenly these are shared, and how wide a mode is."""
+    generated, truth, pool = (
+        modes_of(side.sample.features, what) for side in (sides.generated, sides.truth, sides.pool)
+    )
+    number, rows = len(what.centres), draws(generated).shape[1]
+
+    def compared(statistic: str, label: str, of: Callable[[np.ndarray, np.ndarray], float], **more: Any) -> Measurement:
+        def drawn(side: Side, mode_N: np.ndarray) -> np.ndarray:
+            return np.array([of(side.sample.features[draw], mode_N[draw]) for draw in draws(np.arange(len(mode_N)))])
+
+        values = drawn(sides.generated, generated)
+        error = float(values.std(ddof=1)) / len(values) ** 0.5
+        estimate = Estimate.symmetric(float(values.mean()), error)
+        return measurement(statistic, label, estimate, Estimate.spread(drawn(sides.pool, pool)), **more)
+
+    within = f"within {REACH:g} σ of a mode"
+    return [
+        compared("modes", f"modes found by {rows:,} events", lambda _, of: found(of)),
+        sides.fraction("high_quality", within, generated >= 0, truth >= 0, confidence=confidence),
+        compared("reverse_kl", "reverse KL of the modes", lambda _, of: reverse_kl(of, number)),
+        compared("mode_width", "width of a mode", lambda points, of: width(points, of, what.sigma), unit="σ"),
+    ]
+
+
+def modes_of(points_ND: np.ndarray, what: Modes) -> np.ndarray:
     """The number of the mode that each row belongs to, (N,) int; -1 for rows beyond three standard deviations."""
-    centres = np.array(mixture.centres)
     squared_N, nearest_N = np.full(len(points_ND), np.inf), np.zeros(len(points_ND), dtype=np.int64)
-    for number, centre in enumerate(centres):
+    for number, centre in enumerate(what.centres):
         square_N = np.square(points_ND.astype(np.float64) - centre).sum(axis=1)
         nearer_N = square_N < squared_N
         squared_N[nearer_N], nearest_N[nearer_N] = square_N[nearer_N], number
-    return np.where(squared_N <= (REACH * mixture.sigma) ** 2, nearest_N, -1)
+    return np.where(squared_N <= (REACH * what.sigma) ** 2, nearest_N, -1)
 
 
 def draws(mode_N: np.ndarray) -> np.ndarray:

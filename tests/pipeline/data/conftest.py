@@ -8,7 +8,7 @@ import pytest
 from kantor.config import Dataset, FileSource
 from kantor.data.manifest import Manifest
 from kantor.data.staging import stage
-from kantor.ranks import Ranks
+from kantor.machine.ranks import Ranks
 
 
 class Table:

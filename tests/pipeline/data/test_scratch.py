@@ -70,7 +70,7 @@ import sys
 from pathlib import Path
 from kantor.data.samples import read_splits
 from kantor.data.scratch import node_copy
-from kantor.progress import configure
+from kantor.machine.progress import configure
 configure(None)
 manifest, disk, times = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 print("ready", flush=True)

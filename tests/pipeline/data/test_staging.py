@@ -19,12 +19,12 @@ import h5py
 import numpy as np
 import pytest
 
-from kantor.config import Dataset
+from kantor.config import Dataset, DisPhysics
 from kantor.data.manifest import Manifest
 from kantor.data.samples import read_split
 from kantor.data.staging import stage
 from kantor.errors import ConfigError, InputError
-from kantor.ranks import Ranks
+from kantor.machine.ranks import Ranks
 
 if TYPE_CHECKING:
     from conftest import Table
@@ -34,7 +34,7 @@ import sys
 from pathlib import Path
 from kantor.config import Dataset
 from kantor.data.staging import stage
-from kantor.ranks import world
+from kantor.machine.ranks import world
 
 if __name__ == "__main__":
     ranks, processes = world(expected=int(sys.argv[3])), int(sys.argv[4])
@@ -147,7 +147,7 @@ def test_shard_and_manifest_agree(table: Table) -> None:
 
 def test_dis_facts(one_process: dict[str, bytes]) -> None:
     manifest = Manifest.model_validate_json(one_process["manifest.json"])
-    assert manifest.physics is not None
+    assert isinstance(manifest.physics, DisPhysics)
     assert manifest.physics.q2_min == 2.0
     assert manifest.constants["proton_mass"] == pytest.approx(0.938272, rel=1e-5)
     assert manifest.generator is not None

@@ -10,7 +10,7 @@ from kantor import config
 from kantor.config import CriticNetwork, Penalty
 from kantor.losses import Batch, CriticLoss, make_objective
 from kantor.losses.closed_form import perceptron_of
-from kantor.models.networks import Critic
+from kantor.models.networks.perceptron import PerceptronCritic
 
 B, D, C = 8, 3, 2
 PENALTY = Penalty(weight=3.0, target=0.7, one_sided=True)
@@ -24,7 +24,7 @@ OBJECTIVES = {
 class Opaque(nn.Module):
     """A critic of which nothing is known."""
 
-    def __init__(self, critic: Critic) -> None:
+    def __init__(self, critic: PerceptronCritic) -> None:
         super().__init__()
         self.critic = critic
 
@@ -32,9 +32,11 @@ class Opaque(nn.Module):
         return self.critic(x_BD, c_BC)
 
 
-def make_critic(outputs: int = 4, conditions: int = C, **network: Any) -> Critic:
+def make_critic(outputs: int = 4, conditions: int = C, **network: Any) -> PerceptronCritic:
     torch.manual_seed(2)
-    return Critic(CriticNetwork(width=16, depth=2, **network), conditions, D, outputs, output_bias=False).double()
+    return PerceptronCritic(
+        CriticNetwork(width=16, depth=2, **network), conditions, D, outputs, output_bias=False
+    ).double()
 
 
 def make_batch(conditions: int = C, *, weighted: bool = True) -> Batch:

@@ -11,7 +11,8 @@ from kantor import config
 from kantor.errors import TrainingError
 from kantor.losses import Batch, make_objective, make_terms, moments
 from kantor.losses.adversarial import clip_weights
-from kantor.models.networks import Critic, Joint
+from kantor.models.networks.base import Joint
+from kantor.models.networks.perceptron import PerceptronCritic
 from kantor_kernels import Gaussian, energy_distance, mmd
 
 B, D, C = 8, 3, 2
@@ -31,9 +32,9 @@ def batch(*, weighted: bool = True, conditional: bool = True, seed: int = 1) -> 
     return Batch(normal(B, D), fake, conditions, weights, torch.rand(B, 1, generator=rng).double())
 
 
-def critic(outputs: int, conditions: int = C) -> Critic:
+def critic(outputs: int, conditions: int = C) -> PerceptronCritic:
     torch.manual_seed(2)
-    return Critic(config.CriticNetwork(width=16, depth=2, activation="silu"), conditions, D, outputs).double()
+    return PerceptronCritic(config.CriticNetwork(width=16, depth=2, activation="silu"), conditions, D, outputs).double()
 
 
 def close(ours: Tensor, by_hand: Tensor, inputs: list[Tensor]) -> None:
@@ -189,7 +190,9 @@ def all_pairs_by_hand(kernel: Callable[..., Tensor], x: Tensor, y: Tensor, a: Te
     return mean(kernel(x, x), a, a) + mean(kernel(y, y), g, g) - 2 * mean(kernel(x, y), a, g)
 
 
-def witness_penalty_by_hand(kernel: Callable[..., Tensor], h: Critic, b: Batch, a: Tensor, g: Tensor) -> Tensor:
+def witness_penalty_by_hand(
+    kernel: Callable[..., Tensor], h: PerceptronCritic, b: Batch, a: Tensor, g: Tensor
+) -> Tensor:
     off = 1 - torch.eye(B).double()
     real, fake = h(b.real, b.conditions), h(b.fake.detach(), b.conditions)
     x_hat = (b.eps * b.real + (1 - b.eps) * b.fake.detach()).requires_grad_()

@@ -8,7 +8,7 @@ from kantor import config
 from kantor.config import Penalty
 from kantor.losses import Batch, Objective, make_objective
 from kantor.losses.cramer import CramerEnergy, CramerSurrogate
-from kantor.models.networks import Critic
+from kantor.models.networks.perceptron import PerceptronCritic
 from kantor_kernels import energy_distance
 
 B, D, C = 8, 3, 2
@@ -25,9 +25,9 @@ def batch(seed: int = 1, *, weighted: bool = True) -> Batch:
     return Batch(normal(B, D), 0.5 * normal(B, D) + 1, normal(B, C), weights, torch.rand(B, 1, generator=rng).double())
 
 
-def critic(outputs: int) -> Critic:
+def critic(outputs: int) -> PerceptronCritic:
     torch.manual_seed(2)
-    return Critic(config.CriticNetwork(width=16, depth=2, activation="silu"), C, D, outputs).double()
+    return PerceptronCritic(config.CriticNetwork(width=16, depth=2, activation="silu"), C, D, outputs).double()
 
 
 def gradients(loss: Tensor, module: nn.Module) -> list[Tensor]:
@@ -45,7 +45,7 @@ def mean(weights: Tensor, values: Tensor) -> Tensor:
     return (weights * values).sum() / weights.sum()
 
 
-def wgan_gp_by_hand(f: Critic, b: Batch, w: Tensor) -> tuple[Tensor, Tensor]:
+def wgan_gp_by_hand(f: PerceptronCritic, b: Batch, w: Tensor) -> tuple[Tensor, Tensor]:
     def score(x: Tensor) -> Tensor:
         return f(x, b.conditions)[:, 0]
 
@@ -53,7 +53,7 @@ def wgan_gp_by_hand(f: Critic, b: Batch, w: Tensor) -> tuple[Tensor, Tensor]:
     return mean(w, score(b.fake)) - mean(w, score(b.real)) + LAMBDA * penalty, -mean(w, score(b.fake))
 
 
-def cramer_by_hand(h: Critic, b: Batch, w: Tensor) -> tuple[Tensor, Tensor]:
+def cramer_by_hand(h: PerceptronCritic, b: Batch, w: Tensor) -> tuple[Tensor, Tensor]:
     c1, c2 = b.conditions[0::2], b.conditions[1::2]
     r1, r2, g1, g2 = h(b.real[0::2], c1), h(b.real[1::2], c2), h(b.fake[0::2], c1), h(b.fake[1::2], c2)
     w12 = w[0::2] * w[1::2]
@@ -66,7 +66,7 @@ def cramer_by_hand(h: Critic, b: Batch, w: Tensor) -> tuple[Tensor, Tensor]:
     return -distance + LAMBDA * penalty, distance
 
 
-def surrogate_by_hand(h: Critic, b: Batch, w: Tensor) -> tuple[Tensor, Tensor]:
+def surrogate_by_hand(h: PerceptronCritic, b: Batch, w: Tensor) -> tuple[Tensor, Tensor]:
     swap = torch.arange(B).view(-1, 2).flip(1).flatten()
     real, fake = h(b.real, b.conditions), h(b.fake, b.conditions)
     other, pair = fake[swap], w * w[swap]

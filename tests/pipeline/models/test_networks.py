@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from kantor.config import CriticNetwork, GeneratorNetwork
-from kantor.models.networks import Critic, Dropout, Generator, GroupDeviation, Residual
+from kantor.models.networks.layers import Dropout, GroupDeviation, Residual
+from kantor.models.networks.perceptron import PerceptronCritic, PerceptronGenerator
 from kantor_kernels.testing import assert_close
 
 
-def critic(seed: int = 1, *, outputs: int = 2, **settings: Any) -> Critic:
+def critic(seed: int = 1, *, outputs: int = 2, **settings: Any) -> PerceptronCritic:
     torch.manual_seed(seed)
-    return Critic(CriticNetwork.model_validate({"width": 16, "depth": 3} | settings), 2, 3, outputs).double()
+    return PerceptronCritic(CriticNetwork.model_validate({"width": 16, "depth": 3} | settings), 2, 3, outputs).double()
 
 
 def rows(count: int = 8) -> tuple[Tensor, Tensor]:
@@ -52,7 +53,7 @@ def test_hidden_features_are_what_the_last_layer_gets() -> None:
 def test_initialisations(initialisation: str) -> None:
     torch.manual_seed(1)
     network = CriticNetwork.model_validate({"width": 256, "depth": 2, "initialisation": initialisation})
-    f = Critic(network, 0, 256, 256)
+    f = PerceptronCritic(network, 0, 256, 256)
     w = matrices(f)[1]
     deviation = {"default": 1 / math.sqrt(3 * 256), "kaiming": math.sqrt(2 / (1.04 * 256))}.get(initialisation, 1 / 16)
     assert w.std().item() == pytest.approx(deviation, rel=0.02)
@@ -92,7 +93,7 @@ def test_a_start_with_spectral_normalisation_is_fixed_by_the_seed() -> None:
 
 def test_generating_does_not_change_an_averaged_generator() -> None:
     torch.manual_seed(1)
-    generator = Generator(GeneratorNetwork(width=16, depth=2, latent=4, spectral_norm=True), 0, 2)
+    generator = PerceptronGenerator(GeneratorNetwork(width=16, depth=2, latent=4, spectral_norm=True), 0, 2)
     averaged = deepcopy(generator).requires_grad_(False).eval()
     z, c = torch.randn(8, 4), torch.empty(8, 0)
     before = {name: value.clone() for name, value in averaged.state_dict().items()}

@@ -7,7 +7,8 @@ from scipy import stats
 
 from kantor import config
 from kantor.errors import InputError
-from kantor.models.transforms import QuantileNormal, Standardise, Transforms
+from kantor.models.transforms import Transforms
+from kantor.models.transforms.columns import QuantileNormal, Standardise
 
 STANDARDISE = config.Standardise()
 CHAINS: dict[str, list[config.Transform]] = {

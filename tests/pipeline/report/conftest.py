@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 import pytest
 
+from kantor.physics import Observable
 from kantor.report.page import ModelFiles
 from kantor.results import Comparison, Measurement, Provenance, TrainingRow, TrainingRun
+from kantor.validation.catalogue import STATISTICS
 from kantor.validation.histograms import Correlations, Figures, Histogram, Plane, Scatter
-from kantor.validation.observables import Observable
 
 OBSERVABLES = (
     Observable("px", "p_x", "GeV", "feature"),
@@ -95,7 +95,6 @@ def comparison(training: str, seed: int, dataset: str, quality: float) -> Compar
         observable: str | None = None,
         unit: str = "",
         p_value: float | None = None,
-        better: Literal["low", "half", "reference"] = "low",
     ) -> Measurement:
         return Measurement(
             statistic=statistic,
@@ -105,12 +104,12 @@ def comparison(training: str, seed: int, dataset: str, quality: float) -> Compar
             value=value,
             low=value - error,
             high=value + error,
-            interval="95 %" if better == "reference" else "68 %",
+            interval="95 %" if STATISTICS[statistic].is_fraction else "68 %",
             reference=reference,
             reference_low=reference - error,
             reference_high=reference + error,
             p_value=p_value,
-            better=better,
+            headline=STATISTICS[statistic].headline or statistic == "law",
         )
 
     per_observable = [
@@ -129,10 +128,10 @@ def comparison(training: str, seed: int, dataset: str, quality: float) -> Compar
         seconds=12.5,
         measurements=[
             found("energy_distance", "energy distance", 0.002 * off, 0.0002, 0.0, unit="σ", p_value=p_value),
-            found("c2st_auc", "classifier AUC", 0.5 + 0.1 * off, 0.006, 0.5, p_value=p_value, better="half"),
+            found("c2st_auc", "classifier AUC", 0.5 + 0.1 * off, 0.006, 0.5, p_value=p_value),
             found("correlation", "mean |Δρ|", 0.01 + 0.01 * off, 0.003, 0.01),
             *per_observable,
-            found("q2_below_cut", "Q² below its cut of 2 GeV²", 0.02 * off, 0.001, 0.0, better="reference"),
+            found("law", "Q² below its cut of 2 GeV²", 0.02 * off, 0.001, 0.0, observable="q2_below_cut"),
             found("azimuth_chi2", "azimuth: χ²/ndf to uniform", 1.0, 0.2, 0.9, p_value=0.4),
         ],
         generation_rate=1.5e6,
@@ -163,4 +162,4 @@ def figures(rng: np.random.Generator, quality: float, truth_seed: int) -> Figure
         truth_rng.poisson(30, (BINS, BINS)).astype(float),
         rng.poisson(30, (BINS, BINS)).astype(float),
     )
-    return Figures(histograms, Correlations([each.name for each in OBSERVABLES], truth, generated), plane)
+    return Figures(histograms, Correlations([each.name for each in OBSERVABLES], truth, generated), [plane])

@@ -6,8 +6,8 @@ import pytest
 
 from kantor.report.numbers import common_power, p_value, percent, rate, with_error
 from kantor.report.page import symbols
-from kantor.report.verdicts import verdict
 from kantor.results import Measurement
+from kantor.validation.catalogue import STATISTICS
 
 
 @pytest.mark.parametrize(
@@ -86,24 +86,24 @@ def measurement(value: float, **more: Any) -> Measurement:
         (measurement(1.0, statistic="azimuth_chi2", p_value=0.3), ("good", "uniform")),
         (measurement(1.0, statistic="azimuth_chi2", p_value=0.01), ("fair", "barely uniform")),
         (measurement(1.0, statistic="azimuth_chi2", p_value=1e-5), ("poor", "not uniform")),
-        (measurement(0.02, low=0.01, high=0.03, statistic="x_outside", reference=0.0, reference_low=0.0,
-                     reference_high=0.02, better="reference"), ("good", "as truth")),
-        (measurement(0.02, low=0.018, high=0.022, statistic="x_outside", reference=0.0, reference_low=0.0,
-                     reference_high=0.001, better="reference"), ("poor", "more than truth")),
+        (measurement(0.02, low=0.01, high=0.03, statistic="law", reference=0.0, reference_low=0.0,
+                     reference_high=0.02), ("good", "as truth")),
+        (measurement(0.02, low=0.018, high=0.022, statistic="law", reference=0.0, reference_low=0.0,
+                     reference_high=0.001), ("poor", "more than truth")),
         (measurement(0.010, low=0.008, high=0.012, statistic="undefined", reference=0.015, reference_low=0.013,
-                     reference_high=0.017, better="reference"), ("fair", "fewer than truth")),
-        (measurement(8.0, statistic="modes", better="high", reference=8.0, reference_low=8.0, reference_high=8.0),
+                     reference_high=0.017), ("fair", "fewer than truth")),
+        (measurement(8.0, statistic="modes", reference=8.0, reference_low=8.0, reference_high=8.0),
          ("good", "as truth")),
-        (measurement(7.8, statistic="modes", better="high", reference=8.0, reference_low=8.0, reference_high=8.0),
+        (measurement(7.8, statistic="modes", reference=8.0, reference_low=8.0, reference_high=8.0),
          ("fair", "fewer than truth")),
-        (measurement(7.0, statistic="modes", better="high", reference=8.0, reference_low=8.0, reference_high=8.0),
+        (measurement(7.0, statistic="modes", reference=8.0, reference_low=8.0, reference_high=8.0),
          ("poor", "fewer than truth")),
-        (measurement(0.6, statistic="mode_width", better="reference"), ("fair", "less than truth")),
-        (measurement(0.4, statistic="mode_width", better="reference"), ("poor", "less than truth")),
-        (measurement(1.0, statistic="mode_width", better="reference"), ("good", "as truth")),
-        (measurement(1.4, statistic="mode_width", better="reference"), ("fair", "more than truth")),
-        (measurement(1.6, statistic="mode_width", better="reference"), ("poor", "more than truth")),
+        (measurement(0.6, statistic="mode_width"), ("fair", "less than truth")),
+        (measurement(0.4, statistic="mode_width"), ("poor", "less than truth")),
+        (measurement(1.0, statistic="mode_width"), ("good", "as truth")),
+        (measurement(1.4, statistic="mode_width"), ("fair", "more than truth")),
+        (measurement(1.6, statistic="mode_width"), ("poor", "more than truth")),
     ],
 )  # fmt: skip
 def test_verdicts(found: Measurement, expected: tuple[str | None, str]) -> None:
-    assert verdict(found) == expected
+    assert STATISTICS[found.statistic].verdict(found) == expected

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from kantor.benchmark.step import StepCase
 from kantor.results import TrainingRow
 from kantor.training import loop
-from kantor.training.benchmark import StepCase
 from kantor.training.state import Checkpoints
 
 STEP = StepCase(512)

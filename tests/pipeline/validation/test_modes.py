@@ -1,20 +1,23 @@
 """Modes found, high quality and reverse KL: by hand, for a perfect sampler, and for one that has lost a mode."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from kantor.config import GridSource, RingSource, Validation
-from kantor.data import toys
-from kantor.data.manifest import Manifest, Mixture
+from kantor.data.manifest import Manifest
 from kantor.data.samples import Sample
-from kantor.ranks import Ranks
+from kantor.data.sources import toys
+from kantor.machine.ranks import Ranks
+from kantor.physics import Modes
 from kantor.results import Measurement
 from kantor.validation import modes
 from kantor.validation.histograms import Figures
 from kantor.validation.measures import Measures
 from kantor.validation.observables import Observables
 
-LINE = Mixture(centres=[[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]], sigma=0.1)
+LINE = Modes(np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]), 0.1)
 PERFECT = 1 - np.exp(-4.5)  # a chi2 of two degrees of freedom below 9
 
 
@@ -47,9 +50,9 @@ def test_draws_are_disjoint_and_of_2500_rows() -> None:
 
 
 def test_a_perfect_sampler() -> None:
-    mixture = toys.mixture(GridSource(kind="grid"))
-    assert mixture is not None
-    mode_n = modes.modes_of(toys.generate(GridSource(kind="grid"), 0), mixture)
+    grid = toys.Grid(GridSource(kind="grid"), 1000)
+    events = grid.generate(0)
+    mode_n = modes.modes_of(events, Modes(np.array(grid.physics.centres), grid.physics.sigma))
     assert (mode_n >= 0).mean() == pytest.approx(PERFECT, abs=4 * (PERFECT * (1 - PERFECT) / len(mode_n)) ** 0.5)
     divergences = np.array([modes.reverse_kl(draw, 25) for draw in modes.draws(mode_n)])
     expected = 24 / (2 * 2500 * PERFECT)
@@ -57,31 +60,26 @@ def test_a_perfect_sampler() -> None:
     assert {modes.found(draw) for draw in modes.draws(mode_n)} == {25}
     # The mean square below 9 of a chi2 of two degrees of freedom: 2 - 9 exp(-4.5) / (1 - exp(-4.5)).
     width = (1 - 4.5 * (1 - PERFECT) / PERFECT) ** 0.5
-    assert modes.width(toys.generate(GridSource(kind="grid"), 0), mode_n, 0.05) == pytest.approx(width, rel=0.01)
+    assert modes.width(events, mode_n, 0.05) == pytest.approx(width, rel=0.01)
 
 
 def compared(spoil: bool) -> tuple[dict[str, Measurement], Figures]:
     """A perfect sampler of the ring, or one whose mode 0 is gone and whose mode 1 is too wide, against truth."""
-    source = RingSource(kind="ring", events=9000)
-    events = toys.generate(source, 0).astype(np.float32)
-    generated, truth, other = np.split(events, 3)
-    mixture = toys.mixture(source)
-    assert mixture is not None
+    ring = toys.Ring(RingSource(kind="ring", events=9000), 1000)
+    generated, truth, other = np.split(ring.generate(0).astype(np.float32), 3)
     if spoil:
-        mode_n = modes.modes_of(generated, mixture)
+        mode_n = modes.modes_of(generated, Modes(np.array(ring.physics.centres), ring.physics.sigma))
         generated = generated.copy()
         generated[mode_n == 1] += np.random.default_rng(3).normal(0, 0.05, (int((mode_n == 1).sum()), 2))
         generated = generated[mode_n != 0]
         generated = np.resize(generated, truth.shape)
-    content = Manifest.model_construct(
-        features=list(toys.FEATURES), conditions=[], physics=None, constants={}, mixture=mixture
-    )
+    content = Manifest.model_construct(features=list(ring.features), conditions=[], physics=ring.physics, constants={})
     samples = [
         Sample(rows, np.empty((len(rows), 0), np.float32), None, ("x", "y"))
         for rows in (truth, generated, np.concatenate([truth, other]))
     ]
     settings = Validation(rows=3000, splits=5, replicas=20)
-    found, figures = Measures.of(settings, Observables(content, {}, modes.__file__), *samples).run(Ranks())  # type: ignore[arg-type]
+    found, figures = Measures.of(settings, Observables(content, {}, Path()), *samples).run(Ranks())
     return {each.statistic: each for each in found if each.observable is None}, figures
 
 

@@ -1,0 +1,54 @@
+"""What every section of the configuration is built from."""
+
+import difflib
+import json
+from collections.abc import Iterable
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kantor.errors import ConfigError
+from kantor.expressions import Expression
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+# A name as the reference calls it in a path, where it is not just any NAME.
+ColumnName = Annotated[Name, Field(title="COLUMN")]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+T = TypeVar("T", bound=Iterable[str])
+
+
+class Settings(BaseModel):
+    """Base of every section: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def canonical(self) -> str:
+        """The section as JSON with every default filled in, so that equal means equal.
+
+        Keys stand in the order of the schema; names that a user chose stay in the user's order, which is that of the
+        columns they make.
+        """
+        return json.dumps(self.model_dump(mode="json"), separators=(",", ":"))
+
+
+def parsed(texts: T) -> T:
+    """`texts`, after making sure that each is an expression, for validators."""
+    for text in texts:
+        try:
+            Expression(text)
+        except ConfigError as error:
+            raise ValueError(str(error).replace("\n ", ";")) from error
+    return texts
+
+
+def known(name: str, names: Iterable[str], field: str) -> None:
+    """Raise `ValueError` where `field` names what is not there, for validators."""
+    names = list(names)
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"choose one of: {', '.join(names)}"
+        raise ValueError(f"{field} names '{name}', which is not defined; {hint}")

@@ -1,0 +1,29 @@
+"""Sources of events by their `kind` in the configuration."""
+
+from collections.abc import Callable
+from typing import Any
+
+from kantor import config
+from kantor.data.sources.base import Chunk, Source
+from kantor.data.sources.dis import DisEvents
+from kantor.data.sources.file import Files
+from kantor.data.sources.toys import Grid, Ring, SwissRoll
+
+__all__ = ["Chunk", "Source", "make_source"]
+
+_KINDS: dict[type[config.Source], Callable[[Any, int], Source]] = {
+    config.DisSource: DisEvents,
+    config.RingSource: Ring,
+    config.GridSource: Grid,
+    config.SwissRollSource: SwissRoll,
+    config.FileSource: Files,
+}
+
+
+def make_source(settings: config.Source, rows: int) -> Source:
+    """The source that a configuration asks for.
+
+    Args:
+        rows: how many a chunk or a piece may well have, where the source can choose.
+    """
+    return _KINDS[type(settings)](settings, rows)

@@ -1,0 +1,40 @@
+"""What is known of each process, by its `kind` in the configuration."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kantor import config
+from kantor.data.manifest import Manifest
+from kantor.errors import InputError
+from kantor.physics.base import Modes, Observable, Physics, UniformAzimuth
+from kantor.physics.dis import Dis
+from kantor.physics.mixtures import Mixture
+
+__all__ = ["Modes", "Observable", "Physics", "UniformAzimuth", "physics_of"]
+
+_KINDS: dict[type[config.Settings], Callable[[Any, Mapping[str, float]], Physics]] = {
+    config.DisPhysics: Dis,
+    config.MixturePhysics: Mixture,
+}
+
+
+def physics_of(manifest: Manifest, where: Path) -> Physics:
+    """What is known of the physics of a dataset; nothing, where its configuration names none.
+
+    Raises:
+        InputError: the physics needs features that the dataset does not have; `where` is its manifest.
+    """
+    if manifest.physics is None:
+        return Physics()
+    physics = _KINDS[type(manifest.physics)](manifest.physics, manifest.constants)
+    missing = [name for name in physics.features if name not in manifest.feature_names]
+    if missing:
+        names = ", ".join(physics.features)
+        units = " and ".join(dict.fromkeys(physics.features.values()))
+        raise InputError(
+            f"its physics is '{manifest.physics.kind}', but it has no feature '{missing[0]}'",
+            where=where,
+            cure=f"name the features {names} [{units}], or leave out 'physics'",
+        )
+    return physics

@@ -1,0 +1,31 @@
+"""The benchmark of a generator step compares two ways to the same weights."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kantor.benchmark.step import CASES, StepCase
+from kantor_kernels.benchmark import CpuClock, run
+
+TINY = StepCase(16, width=8, depth=2, latent=4)
+
+
+def test_both_ways_end_with_the_same_weights_and_are_timed() -> None:
+    outcome = run([TINY], CpuClock(), seconds=0)
+    assert not outcome.failures
+    times = {row.backend: row for row in outcome.rows if row.metric == "time"}
+    assert times["kantor"].ratio is not None
+    assert times["double backward"].p50 is not None
+
+
+def test_a_step_that_is_off_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kantor.benchmark.step.eager_critic_loss", lambda *_: torch.zeros((), requires_grad=True))
+    (ours, _) = TINY.contenders(torch.device("cpu"))
+    with pytest.raises(AssertionError, match="critic"):
+        TINY.check(ours, torch.device("cpu"))
+
+
+def test_the_sizes_of_the_recipes_are_measured() -> None:
+    assert {(case.size, case.latent, case.width, case.depth) for case in CASES} == {(n, 64, 128, 4) for n in (64, 512)}
+    assert replace(TINY, size=512).shape == "B = 512, D = 8"
