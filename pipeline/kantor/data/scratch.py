@@ -46,7 +46,7 @@ def node_copy(manifest_path: Path, scratch: str, workers: int) -> Iterator[Path 
     own = directory / f"kantor-{os.getuid()}"
     copy = own / sha256(manifest_path)[:16]
     try:
-        hold = _share(copy)
+        hold = _lock_shared(copy)
     except OSError as error:
         log.info(f"{socket.gethostname()}: no scratch copy of the dataset in {directory}: {error.strerror or error}")
         yield None
@@ -73,7 +73,7 @@ def _chosen(scratch: str, manifest_path: Path, workers: int) -> Path | None:
     return directory if file_system(directory).place == "disk" else None
 
 
-def _share(copy: Path) -> int:
+def _lock_shared(copy: Path) -> int:
     """Hold `copy` together with the other workers; a descriptor, which is closed to let go of it."""
     while True:
         copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

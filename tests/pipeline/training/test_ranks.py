@@ -4,13 +4,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
-from kantor.config import Training
+from kantor.config import Objective, Term, Training
 
 SCRIPT = Path(__file__).with_name("one_rank.py")
 Results = dict[str, dict[str, Any]]
@@ -53,6 +53,14 @@ CASES: dict[str, dict[str, Any]] = {
         ],
     },
 }
+
+
+@pytest.mark.parametrize("section", ["objective", "terms"])
+def test_every_kind_has_a_case(section: str) -> None:
+    union = {"objective": Objective, "terms": Term}[section]
+    kinds = {get_args(kind.model_fields["kind"].annotation)[0] for kind in get_args(get_args(union)[0])}
+    used = [case.get(section, []) for case in CASES.values()]
+    assert kinds == {each["kind"] for case in used for each in (case if isinstance(case, list) else [case])}
 
 
 def run(trainings: dict[str, Training], manifest: Path, directory: Path, world: int) -> Results:
