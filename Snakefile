@@ -5,9 +5,6 @@ from snakemake.utils import min_version
 min_version("9.12")
 
 
-configfile: "config/config.yaml"
-
-
 pathvars:
     logs="<results>/logs",
     benchmarks="<results>/usage",

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import kantor.config
+import kantor.errors
 import kantor.machine.files
 
 # Rules find `kantor` and `mpiexec` where this Snakemake is installed, without an activated environment.
@@ -16,14 +17,26 @@ os.environ["PATH"] = os.pathsep.join(
     [str(Path(sys.executable).parent), os.environ["PATH"]]
 )
 
-try:
-    CONFIG = kantor.config.parse(
-        kantor.config.Config,
-        {key: value for key, value in config.items() if key != "pathvars"},
-        "configuration",
-    )
-except kantor.config.ConfigError as error:
-    raise WorkflowError(str(error)) from None
+
+def read_configuration(options):
+    """The file of --configfile, or config/config.yaml, with the keys of --config in place of its own.
+
+    Snakemake would mix the two files, and take the last of equal keys without a word.
+    """
+    if len(options.configfiles) > 1:
+        files = " ".join(map(str, options.configfiles))
+        raise WorkflowError(
+            f"one study is one file, and --configfile names several: {files}\n  cure: name one"
+        )
+    path = [*options.configfiles, Path("config", "config.yaml")][0]
+    changes = {key: value for key, value in options.config.items() if key != "pathvars"}
+    try:
+        return kantor.config.load(path, changes)
+    except kantor.errors.ConfigError as error:
+        raise WorkflowError(str(error)) from None
+
+
+CONFIG = read_configuration(workflow.config_settings)
 
 CODE = json.loads(subprocess.check_output(["kantor", "fingerprint"], text=True))
 

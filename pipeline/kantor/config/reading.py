@@ -2,6 +2,7 @@
 
 import difflib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from kantor.config.base import Settings
+from kantor.config.presets import merged
 from kantor.config.study import Config
 from kantor.errors import ConfigError
 
@@ -59,9 +61,13 @@ def parse(kind: type[S], content: Any, where: object) -> S:
         raise ConfigError(f"{count} not valid\n" + "\n".join(lines), where=where) from error
 
 
-def load(path: Path) -> Config:
-    """Read and validate a configuration file."""
-    return parse(Config, read_yaml(path), path)
+def load(path: Path, changes: Mapping[str, Any] | None = None) -> Config:
+    """Read and validate a configuration file: the only way in, for the command line and the workflow alike.
+
+    Args:
+        changes: keys that stand in place of those of the file, sections key by key.
+    """
+    return parse(Config, merged(read_yaml(path), changes or {}), path)
 
 
 def schema() -> str:
@@ -83,6 +89,8 @@ def _explain(detail: Any, kind: type[Settings]) -> str:
             cure = (
                 f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}" if known else "remove it"
             )
+            if detail["loc"] == ("pathvars",):
+                cure = "paths belong to the machine: snakemake --config 'pathvars={results: ...}'"
         case "missing":
             shown, message, cure = "", "is missing", "add this key"
         case "union_tag_invalid" | "union_tag_not_found":
