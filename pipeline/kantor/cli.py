@@ -65,6 +65,7 @@ def _train(options: argparse.Namespace) -> None:
             gpus=options.gpus,
             nodes=options.nodes,
             scratch=options.scratch,
+            ray_address=options.ray_address,
             deadline=slurm.deadline() if options.max_time is None else time.time() + options.max_time,
         )
     )
@@ -265,6 +266,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where each node keeps a copy of the shards while its workers read them; none; or auto (default):"
         " $SLURM_TMPDIR or $TMPDIR if it is a local disk, the shards are not on one, and a node has several workers",
+    )
+    train.add_argument(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="use the Ray cluster there (default: RAY_ADDRESS, in a SLURM job only that of kantor ray; else one's own)",
     )
     train.add_argument(
         "--max-time",

@@ -179,6 +179,9 @@ class Comparison(Result):
     effective_rows: float = Field(description="(sum w)^2 / sum w^2 of the held-out sample")
     ranks: int
     seconds: float
+    constant: list[str] = Field(
+        default=[], description="columns that are constant in truth, which joint statistics leave out"
+    )
     measurements: list[Measurement]
     weighted_means: dict[str, dict[str, float]] = Field(
         default={},

@@ -38,7 +38,7 @@ def test_every_kind_of_the_schema_is_in_its_table() -> None:
     assert set(factory._CRITICS) == {config.CriticNetwork}
 
 
-@pytest.mark.parametrize("kind", sorted(SOURCES, key=lambda kind: kind.__name__))
+@pytest.mark.parametrize("kind", sorted(SOURCES, key=str))
 def test_sources_keep_their_protocol(kind: type[config.Source]) -> None:
     (name,) = get_args(kind.model_fields["kind"].annotation)
     more = {"paths": ["a.npz", "b.npz"], "features": ["x"], "conditions": ["c"]} if name == "file" else {}
@@ -57,7 +57,7 @@ def test_every_check_has_statistics() -> None:
     assert set(checks._CHECKS) == {UniformAzimuth, Modes}
 
 
-@pytest.mark.parametrize("kind", sorted(PHYSICS, key=lambda kind: kind.__name__))
+@pytest.mark.parametrize("kind", sorted(PHYSICS, key=str))
 def test_what_a_physics_names_is_there(kind: type[Settings]) -> None:
     settings = {"dis": config.DisPhysics(), "mixture": config.MixturePhysics(kind="mixture", centres=[[0.0]], sigma=1)}
     (name,) = get_args(kind.model_fields["kind"].annotation)

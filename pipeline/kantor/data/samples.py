@@ -9,9 +9,22 @@ from typing import Literal, Self
 import h5py
 import numpy as np
 
-from kantor.data.manifest import Manifest, Shard
+from kantor.data.manifest import FILE_NAME, Manifest, Shard
 from kantor.errors import InputError
 from kantor.machine.progress import log
+
+LEAST_ROWS = 10
+"""Effective rows below which a sample is not compared with another, anywhere."""
+
+
+def check_enough(effective_rows: float, what: str, where: object) -> None:
+    """Raise `InputError` where a sample has too few rows to say anything."""
+    if not effective_rows >= LEAST_ROWS:
+        raise InputError(
+            f"{what} has {effective_rows:.3g} effective rows, (sum w)^2 / sum w^2; at least {LEAST_ROWS} are needed",
+            where=where,
+            cure="use more events, or a larger fraction of them for this split; weights, if any, may cancel",
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +50,8 @@ class Sample:
         if self.weights is None:
             return float(self.rows)
         weights = self.weights.astype(np.float64)
-        return float(weights.sum() ** 2 / np.square(weights).sum())
+        size = np.square(weights).sum()
+        return float(weights.sum() ** 2 / size) if size > 0 else 0.0
 
     def columns(self) -> dict[str, np.ndarray]:
         """Every feature and condition by name, each (N,)."""
@@ -127,7 +141,7 @@ def _array(file: h5py.File, name: str) -> np.ndarray:
 
 def verified(path: Path, shard: Shard) -> bytes:
     """The content of a shard, if it is what was staged."""
-    cure = "stage again"
+    cure = f"remove {path.parent / FILE_NAME} and run again: the dataset is then staged again"
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:

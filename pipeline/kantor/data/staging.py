@@ -24,6 +24,7 @@ import numpy as np
 
 from kantor.config import Dataset, Split
 from kantor.data.manifest import FILE_NAME, Dropped, Manifest, Shard, SplitRows
+from kantor.data.samples import LEAST_ROWS, check_enough
 from kantor.data.sources import Chunk, Source, make_source
 from kantor.errors import ConfigError, InputError, KantorError
 from kantor.expressions import Expression
@@ -48,6 +49,7 @@ class Part:
     cut: int = 0
     invalid_in: dict[str, int] = field(default_factory=dict)
     weight: float = 0.0
+    squares: float = 0.0
     facts: list[object] = field(default_factory=list)
 
 
@@ -217,7 +219,9 @@ def _clean(chunk: Chunk, dataset: Dataset, part: Part) -> np.ndarray:
     part.invalid += len(values) - len(valid)
     part.cut += len(valid) - len(kept)
     part.rows += len(kept)
-    part.weight += float(len(kept) if chunk.weights is None else kept[:, -1].sum(dtype=np.float64))
+    weights = np.ones(len(kept)) if chunk.weights is None else kept[:, -1].astype(np.float64)
+    part.weight += float(weights.sum())
+    part.squares += float(weights @ weights)
     if chunk.facts is not None:
         part.facts.append(chunk.facts)
     return kept
@@ -323,11 +327,13 @@ def _check_rows(dataset: Dataset, source: Source, parts: Sequence[Part]) -> None
             where=source.describe(),
             cure="loosen 'cuts'" if read > invalid else "check the input",
         )
-    weight = sum(part.weight for part in parts)
+    weight, squares = (sum(getattr(part, name) for part in parts) for name in ("weight", "squares"))
     if weight <= 0:
         raise InputError(
             f"the weights add up to {weight:g}", where=source.describe(), cure="check the column of 'weight'"
         )
+
+    check_enough(weight**2 / squares, "the whole sample", source.describe())
 
 
 def _split_rows(split: Split, rows: int) -> SplitRows:
@@ -335,9 +341,11 @@ def _split_rows(split: Split, rows: int) -> SplitRows:
     edges = [0, *(round(rows * edge) for edge in np.cumsum(list(fractions.values())))]
     counts = dict(zip(fractions, np.diff(edges).tolist(), strict=True))
     for name, count in counts.items():
-        if count == 0:
+        # The test split is compared half against half.
+        least = 2 * LEAST_ROWS if name == "test" else LEAST_ROWS
+        if count < least:
             raise InputError(
-                f"the {name} split is empty: {fractions[name]:g} of {rows:,} rows",
+                f"the {name} split has {count:,} rows, {fractions[name]:g} of {rows:,}; at least {least} are needed",
                 cure=f"stage more rows, or raise split.{name}",
             )
     return SplitRows(seed=split.seed, **counts)

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from kantor.errors import InputError, Interrupted, TrainingError
+from kantor.launch.address import MARK
 from kantor.machine import slurm
 from kantor.machine.addresses import address_towards, free_ports, interface_of, listens
 from kantor.machine.files import explained
@@ -155,7 +156,9 @@ def _lead(node: Node, command: Sequence[str], meeting: Path, directory: Path, jo
     ip = address_towards(node.hosts[-1])
     token = secrets.token_hex(32)
     (port,) = free_ports(ip, 1)
-    options, environment = node.ray(ip, {**os.environ, "RAY_AUTH_TOKEN": token, "RAY_ADDRESS": f"{ip}:{port}"})
+    options, environment = node.ray(
+        ip, {**os.environ, "RAY_AUTH_TOKEN": token, **dict.fromkeys(("RAY_ADDRESS", MARK), f"{ip}:{port}")}
+    )
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server((ip, 0)))
         stack.enter_context(_announced(meeting, {"control": listener.getsockname(), "token": token}))

@@ -17,6 +17,7 @@ from typing import Any
 
 from kantor.data.manifest import Manifest
 from kantor.errors import InputError, Interrupted, KantorError, TrainingError
+from kantor.launch.address import ray_address
 from kantor.machine.files import explained, write_text
 from kantor.machine.progress import Progress, log
 from kantor.training.assembly import check_columns
@@ -37,8 +38,8 @@ _ERRORS = {kind.__name__: kind for kind in (InputError, TrainingError, Interrupt
 def launch(job: Job) -> None:
     """Train `job` with Ray Train's TorchTrainer (data parallel: gloo on CPUs, NCCL on GPUs) and wait for the model.
 
-    A Ray cluster named by RAY_ADDRESS is used; otherwise one is started on this machine for this training alone.
-    SIGTERM and SIGUSR2 ask for a checkpoint and a stop.
+    A Ray cluster that is asked for is used (see `ray_address`); otherwise one is started on this machine for this
+    training alone. SIGTERM and SIGUSR2 ask for a checkpoint and a stop.
 
     Raises:
         InputError: the data or configuration cannot be used; said before Ray is started where possible.
@@ -61,7 +62,7 @@ def launch(job: Job) -> None:
         on = f" on {job.nodes} nodes" if job.nodes > 1 else ""
         log.info(f"training {job.name}, seed {job.seed}: starting Ray with {job.workers} workers{on}")
         with _progress(job):
-            _fit(job)
+            _fit(job, ray_address(job.ray_address))
         checkpoints.remove()
 
 
@@ -74,22 +75,22 @@ def _check_nodes(job: Job) -> None:
             where=where,
             cure="make --workers a multiple of --nodes",
         )
-    if job.nodes > 1 and "RAY_ADDRESS" not in os.environ:
+    if job.nodes > 1 and not (job.ray_address or "RAY_ADDRESS" in os.environ):
         raise InputError(
-            f"{job.nodes} nodes need a Ray cluster, and RAY_ADDRESS names none",
+            f"{job.nodes} nodes need a Ray cluster, and neither RAY_ADDRESS nor --ray-address names one",
             where=where,
             cure="in a SLURM job: slurm/ray_train.sh NODES CPUS kantor train ...",
         )
 
 
-def _fit(job: Job) -> None:
+def _fit(job: Job, address: str) -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    with _ray(job):
-        _wait_for_resources(job)
+    with _ray(job, address):
+        _wait_for_resources(job, _PATIENCE_LOCAL if address == "local" else _PATIENCE)
         trainer = TorchTrainer(
             _on_worker,
             train_loop_config={"job": job},
@@ -111,27 +112,57 @@ def _fit(job: Job) -> None:
             with _on_signal(partial(_ask_to_stop, job.stop_request)):
                 trainer.fit()
         except Exception as error:
-            raise TrainingError(
-                f"Ray Train gave up after {_RESTARTS} restarts: {error}",
-                where=f"training '{job.name}'",
-                cure="run the same command again to resume from the latest checkpoint",
-            ) from error
+            _raise_failure(job.failure)
+            raise _given_up(job, error) from error
         _raise_failure(job.failure)
 
 
+def _given_up(job: Job, error: Exception) -> TrainingError:
+    """What it means that Ray Train has given up.
+
+    A worker that was killed, or a node that was lost, may live the next time; an error of the code comes again.
+    """
+    failures = list(getattr(error, "worker_failures", {}).values())
+    own = [failure for failure in failures if type(failure).__name__ == "UserExceptionWithTraceback"]
+    if own:
+        reason = str(own[0]).strip().splitlines()[-1]
+        return TrainingError(
+            f"failed in each of {_RESTARTS + 1} attempts, at the same place: {reason}",
+            where=f"training '{job.name}'",
+            cure=f"this is a fault of Kantor: report it with what stands below {job.checkpoints / 'ray'}",
+        )
+    return TrainingError(
+        f"Ray Train gave up after {_RESTARTS} restarts: {error}",
+        where=f"training '{job.name}'",
+        cure="run the same command again to resume from the latest checkpoint",
+    )
+
+
 @contextmanager
-def _ray(job: Job) -> Iterator[None]:
-    """Ray, started where RAY_ADDRESS names none."""
+def _ray(job: Job, address: str) -> Iterator[None]:
+    """Ray at an address, or one of the training's own.
+
+    Raises:
+        InputError: it does not start.
+    """
     import ray
 
-    address = os.environ.get("RAY_ADDRESS", "local")
     local: dict[str, Any] = {"num_cpus": job.workers * job.threads, "include_dashboard": False}
     options = {"logging_level": logging.ERROR, "log_to_driver": False, **(local if address == "local" else {})}
     # In the main thread Ray would take SIGTERM for its own, and end half started with processes left; what it starts
     # ends with the thread.
     with ThreadPoolExecutor(1) as thread:
         try:
-            thread.submit(ray.init, address, **options).result()
+            try:
+                thread.submit(ray.init, address, **options).result()
+            except KantorError:
+                raise
+            except Exception as error:
+                raise InputError(
+                    f"does not start: {(str(error).splitlines() or [type(error).__name__])[0]}",
+                    where="Ray",
+                    cure="see what `kantor doctor` says here, of the temporary directory, memory and network",
+                ) from error
             yield
         finally:
             thread.submit(ray.shutdown).result()
@@ -144,7 +175,7 @@ def _placement(job: Job) -> str:
     return "STRICT_SPREAD" if job.workers == job.nodes else "SPREAD"
 
 
-def _wait_for_resources(job: Job) -> None:
+def _wait_for_resources(job: Job, patience: float) -> None:
     """Wait until Ray has what the workers need: Ray Train would wait for it without end.
 
     Raises:
@@ -153,7 +184,6 @@ def _wait_for_resources(job: Job) -> None:
     import ray
 
     needed = {"CPU": job.workers * job.threads, "GPU": job.workers * int(job.gpus)}
-    patience = _PATIENCE if "RAY_ADDRESS" in os.environ else _PATIENCE_LOCAL
     deadline = time.monotonic() + patience
     while True:
         nodes = sum(bool(node["Alive"]) for node in ray.nodes())

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from kantor.errors import TrainingError
+from kantor.resolution import cancel
 
 
 def world_size() -> int:
@@ -57,7 +58,7 @@ def both_coefficients(weights_B: Tensor | None, like_B: Tensor) -> tuple[Tensor,
 
 def check_total(total: Tensor, size: Tensor) -> None:
     """Raise `TrainingError` where a total weight vanishes beside its size, the total of absolute weights."""
-    if bool((total.abs() <= 1e-6 * size).any()):
+    if bool(cancel(total, size).any()):
         raise TrainingError(
             "the weights of a batch add up to zero",
             cure="use a larger batch, or signed_weights: clip",

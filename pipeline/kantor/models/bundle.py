@@ -22,7 +22,7 @@ from kantor.models.tensors import read_tensors, write_tensors
 from kantor.models.transforms import Transforms
 from kantor.results import Column
 
-FORMAT = 1
+FORMAT = 2
 # Rows are generated in blocks of fixed size and seed: a matrix product rounds by its shape.
 _BLOCK = 8192
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kantor.errors import ConfigError, InputError
 from kantor.expressions import Expression
 from kantor.models.transforms import Transforms
+from kantor.resolution import is_constant
 
 
 class CriticFeatures(nn.Module):
@@ -61,11 +62,15 @@ class CriticFeatures(nn.Module):
                     where=f"critic_features.{name}",
                     cure="change the expression, or cut these rows in the dataset",
                 )
-        deviation = derived_NF.std(0, correction=0)
+        constant_F = is_constant(derived_NF.amin(0), derived_NF.amax(0))
         self.mean.copy_(derived_NF.mean(0))
-        self.deviation.copy_(torch.where(deviation > 0, deviation, 1.0))
+        self.deviation.copy_(torch.where(constant_F, 1.0, derived_NF.std(0, correction=0)))
 
     def forward(self, x_ND: Tensor, c_NC: Tensor) -> Tensor:
+        features, _ = self._transforms
+        if features.constant_columns:
+            # A generator says something about them, too, which is not what will be generated.
+            x_ND = torch.where(features.constant, 0.0, x_ND)
         if not self.expressions:
             return x_ND
         return torch.cat([x_ND, (self._derive(x_ND, c_NC) - self.mean) / self.deviation], dim=-1)

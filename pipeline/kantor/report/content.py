@@ -183,7 +183,7 @@ def _rows(section: Section, group: Group) -> list[ReportRow]:
     rows = []
     for found in by_name.values():
         combined = _combined(found, len(group.models))
-        level, words = STATISTICS[combined.statistic].verdict(combined)
+        level, words = STATISTICS[combined.statistic].verdict(combined, section.comparison.effective_rows)
         rows.append(
             ReportRow(
                 dataset=section.dataset,

@@ -137,6 +137,7 @@ def _section(report: Report, section: Section) -> dict[str, object]:
         "replicas": comparison.config["replicas"],
         "confidence": comparison.config["confidence"],
         "seeds": seeds,
+        "constant": comparison.constant,
         "names": [group.training for group in section.groups],
         "colours": [figures.colour(number) for number in range(len(section.groups))],
         "headlines": [*_lines(rows, lambda row: row.headline), *_facts(section, rows)],

@@ -9,7 +9,7 @@ import torch
 
 from kantor.config import Training
 from kantor.data.manifest import Manifest
-from kantor.data.samples import Sample, read_splits
+from kantor.data.samples import Sample, check_enough, read_splits
 from kantor.errors import InputError
 from kantor.losses import Objective, make_objective
 from kantor.models.bundle import Bundle, transforms
@@ -69,6 +69,9 @@ def assemble(
     splits = read_splits(manifest_path, "train", "validation", copy=copy)
     train, validation = (with_policy(sample, settings.signed_weights) for sample in splits)
     validation = validation.take(slice(settings.evaluate_rows))
+    for sample, split in ((train, "training"), (validation, "validation")):
+        what = f"the {split} split (signed_weights: {settings.signed_weights})"
+        check_enough(sample.effective_rows, what, manifest_path)
 
     dtype = getattr(torch, settings.precision)
     features = transforms(settings, manifest.features)
@@ -77,6 +80,12 @@ def assemble(
     for fitted, values in ((features, train.features), (conditions, train.conditions)):
         fitted.to(torch.float64).fit(torch.from_numpy(values), weights)
         fitted.to(device, dtype)
+    if set(features.columns) == set(features.constant_columns):
+        raise InputError(
+            "every feature is constant in the training split: there is nothing to learn",
+            where=manifest_path,
+            cure="choose features that vary",
+        )
     view = CriticFeatures(settings.critic_features, features, conditions).to(device, dtype)
 
     with torch.no_grad():

@@ -22,6 +22,7 @@ class Job:
         gpus: whether each worker has a GPU.
         nodes: on which the workers are, equally many on each.
         scratch: where each node keeps a copy of the shards while it reads them: `auto`, `none` or a directory.
+        ray_address: of the Ray that is asked for, if one is.
         deadline: time (seconds since the epoch) at which to stop and save, if any.
     """
 
@@ -36,6 +37,7 @@ class Job:
     gpus: bool = False
     nodes: int = 1
     scratch: str = "auto"
+    ray_address: str | None = None
     deadline: float | None = None
 
     @property

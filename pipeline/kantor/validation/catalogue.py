@@ -36,9 +36,11 @@ class Statistic:
     note: str = ""
     unseen: float | None = None
 
-    def verdict(self, found: Measurement) -> Verdict:
-        """How a measurement of it stands to truth against truth."""
-        return self.judge(found) if found.value == found.value else (None, "not known")
+    def verdict(self, found: Measurement, effective_rows: float) -> Verdict:
+        """How a measurement of it on so many effective rows stands to truth against truth."""
+        if found.value != found.value:
+            return None, "not known"
+        return self.judge(found) if effective_rows >= verdicts.LEAST_POWER else (None, "too few events to tell")
 
 
 _AZIMUTH = (

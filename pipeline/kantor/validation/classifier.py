@@ -63,7 +63,8 @@ def area_under_curve(x: np.ndarray, y: np.ndarray, weight_x: Weights = None, wei
     """
     a, b = (w / w.sum() for w in (_ones(weight_x, len(x)), _ones(weight_y, len(y))))
     place_x, place_y = _below(x, y, b), 1 - _below(y, x, a)
-    area = float(a @ place_x)
+    # With weights of either sign it may leave its range.
+    area = min(max(float(a @ place_x), 0.0), 1.0)
     variance = sum(
         np.square(w) @ np.square(place - area) * len(w) / (len(w) - 1) for w, place in ((a, place_x), (b, place_y))
     )

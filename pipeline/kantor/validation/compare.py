@@ -16,18 +16,18 @@ from threadpoolctl import threadpool_limits
 
 from kantor.config import Validation
 from kantor.data.manifest import Manifest
-from kantor.data.samples import Sample, read_split
+from kantor.data.samples import Sample, check_enough, read_split
 from kantor.errors import InputError
 from kantor.machine.files import explained, sha256
 from kantor.machine.progress import log
 from kantor.machine.ranks import Ranks
 from kantor.models.bundle import Bundle
+from kantor.resolution import is_constant
 from kantor.results import Comparison, Provenance
 from kantor.validation.measures import Measures, random_stream
 from kantor.validation.observables import Observables
 from kantor.validation.statistics import weighted_mean
 
-LEAST_ROWS = 100
 METRICS, FIGURES = "metrics.json", "validation.h5"
 # The bundle's own block, so that no block is generated twice.
 _BLOCK = 8192
@@ -58,6 +58,7 @@ def validate(bundle: Path, manifest: Path, settings: Validation, out: Path, rank
     truth, other = _halves(manifest, settings)
     if ranks.is_root:
         log.info(f"validating {model.name}, seed {model.seed}: {truth.rows:,} generated events, as many held-out ones")
+    constant = _constant_columns(truth, manifest)
     with _one_thread():
         generated, rate = _generate(model, other, settings.seed, ranks, bundle)
         measurements, figures = Measures.of(settings, observables, truth, generated, _joined(truth, other)).run(ranks)
@@ -69,6 +70,7 @@ def validate(bundle: Path, manifest: Path, settings: Validation, out: Path, rank
         effective_rows=truth.effective_rows,
         ranks=ranks.size,
         seconds=time.monotonic() - began,
+        constant=constant,
         measurements=measurements,
         weighted_means=_weighted_means(observables, truth),
         generation_rate=rate,
@@ -100,21 +102,33 @@ def _halves(manifest: Path, settings: Validation) -> tuple[Sample, Sample]:
     """The truth and an independent sample of the same size, both from the test split."""
     test = read_split(manifest, "test")
     rows = min(settings.rows, test.rows // 2)
-    if rows < LEAST_ROWS:
-        raise InputError(
-            f"its test split has {test.rows:,} rows; {2 * LEAST_ROWS} are needed for two samples of {LEAST_ROWS}",
-            where=manifest,
-            cure="stage more events, or give the test split a larger fraction",
-        )
     order = random_stream(settings.seed, "halves").permutation(test.rows)
     truth, other = test.take(order[:rows]), test.take(order[rows : 2 * rows])
-    if any(half.weights is not None and half.weights.sum(dtype=np.float64) <= 0 for half in (truth, other)):
-        raise InputError(
-            "the weights of its test split sum to zero or less, so there is nothing to compare with",
-            where=manifest,
-            cure="check the sign of the weights, or use more events",
-        )
+    for half in (truth, other):
+        check_enough(half.effective_rows, "a half of the test split", manifest)
+        if half.weights is not None and half.weights.sum(dtype=np.float64) <= 0:
+            raise InputError(
+                "the weights of its test split sum to zero or less, so there is nothing to compare with",
+                where=manifest,
+                cure="check the sign of the weights, or use more events",
+            )
     return truth, other
+
+
+def _constant_columns(truth: Sample, manifest: Path) -> list[str]:
+    """What is left out of joint statistics.
+
+    Raises:
+        InputError: every feature is constant.
+    """
+    constant = [name for name, values in truth.columns().items() if is_constant(values.min(), values.max())]
+    if set(truth.feature_names) <= set(constant):
+        raise InputError(
+            "every feature is constant in its test split: there is nothing to compare",
+            where=manifest,
+            cure="choose features that vary",
+        )
+    return constant
 
 
 def _generate(model: Bundle, like: Sample, seed: int, ranks: Ranks, where: Path) -> tuple[Sample, float]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import kantor_kernels
+from kantor.resolution import cancel, is_constant
 
 Array: TypeAlias = np.ndarray | Tensor
 
@@ -125,14 +126,22 @@ def split_distances(rows: Array, weights: Array | None, first: np.ndarray) -> np
 def standardised(x: Array, y: Array, weight_y: Array | None = None) -> tuple[Tensor, Tensor]:
     """Both samples less the truth's weighted mean, in its weighted standard deviations, as float32.
 
-    A signed variance that is not positive is replaced by the unweighted one; a constant column keeps its unit.
+    A signed variance that is not positive is replaced by the unweighted one. Columns that are constant in truth are
+    left out: they have no unit, and a distance in units of rounding errors would drown all others.
+
+    Raises:
+        ValueError: no column is left.
     """
     x_ND, y_MD = torch.as_tensor(x).double(), torch.as_tensor(y).double()
+    varying_D = ~is_constant(y_MD.amin(0), y_MD.amax(0))
+    if not varying_D.any():
+        raise ValueError("every column of the true rows is constant: there is no distance")
+    x_ND, y_MD = x_ND[:, varying_D], y_MD[:, varying_D]
     b_M = _weights(weight_y, y_MD)
     mean_D = b_M @ y_MD
     variance_D = b_M @ (y_MD - mean_D) ** 2
     variance_D = torch.where(variance_D > 0, variance_D, y_MD.var(0, correction=0))
-    scale_D = torch.where(variance_D > 0, variance_D, 1.0).sqrt()
+    scale_D = variance_D.sqrt()
     return ((x_ND - mean_D) / scale_D).float(), ((y_MD - mean_D) / scale_D).float()
 
 
@@ -183,7 +192,7 @@ def _weights(weight: Array | None, rows: Tensor) -> Tensor:
     if len(w_N) != len(rows):
         raise ValueError(f"{len(rows)} rows have {len(w_N)} weights")
     total = float(w_N.sum())
-    if abs(total) <= 1e-12 * float(w_N.abs().sum()):
+    if cancel(total, float(w_N.abs().sum())):
         raise ValueError("the weights sum to zero: the energy distance is undefined")
     return w_N / total
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from kantor.resolution import is_constant
+
 Weights = np.ndarray | None
 
 
@@ -62,13 +64,14 @@ class Pooled:
             first, second: (N + M,) weights, zero for the rows of the other sample; any sign, any normalisation.
 
         Returns:
-            (W1 in the unit of the values, KS in [0, 1] for positive weights).
+            (W1 in the unit of the values, KS in [0, 1]).
         """
         jumps = first / first.sum() - second / second.sum()
         difference = np.abs(np.cumsum(jumps[self.order]))[:-1]
         # Between equal values the distribution functions have no meaning: a step is complete after the last of them.
         complete = difference[self.gaps > 0]
-        return float(difference @ self.gaps), float(complete.max(initial=0.0))
+        # With weights of either sign a distribution function may leave [0, 1], and the difference with it.
+        return float(difference @ self.gaps), min(float(complete.max(initial=0.0)), 1.0)
 
 
 def distances_1d(
@@ -157,7 +160,8 @@ def fraction(passes: np.ndarray, weights: Weights = None, *, confidence: float) 
         confidence: coverage of the interval.
     """
     w = np.ones(len(passes)) if weights is None else weights.astype(np.float64)
-    value = float(w @ passes / w.sum())
+    # With weights of either sign it may leave its range.
+    value = min(max(float(w @ passes / w.sum()), 0.0), 1.0)
     low, high = clopper_pearson(value * effective_rows(w), effective_rows(w), confidence)
     return Estimate(value, low, high)
 
@@ -218,8 +222,9 @@ def correlations(columns: np.ndarray, weights: Weights = None) -> np.ndarray:
     covariance = (centred * w[:, None]).T @ centred
     with np.errstate(invalid="ignore"):
         deviation = np.sqrt(np.diag(covariance))
-    # What rounding leaves of a constant column, and the root of a negative signed variance, are no deviations.
-    deviation = np.where(deviation > 1e-12 * np.abs(columns).max(axis=0), deviation, np.nan)
+    # What rounding leaves of a constant column is no deviation; nor is the root of a negative signed variance, NaN.
+    constant = is_constant(columns.min(axis=0), columns.max(axis=0))
+    deviation = np.where(constant | (deviation <= 0), np.nan, deviation)
     return covariance / np.outer(deviation, deviation)
 
 

@@ -7,13 +7,16 @@ from kantor.results import Measurement
 Level = Literal["good", "fair", "poor"]
 Verdict = tuple[Level | None, str]
 
+LEAST_POWER = 100
+"""Effective rows below which almost anything would be as truth, so that there are no verdicts."""
+
 DEFINITION = (
     "“as truth”: p is at least 0.05; without a p-value, the value is at most two spreads above truth vs truth; for "
     "fractions, the intervals overlap. Otherwise the cell says how far off it is: distances as a multiple of "
     "truth against truth, amber below three times; the energy distance, which is quadratic in a shift, as a multiple "
     "of its truth-against-truth spread, amber below ten; the AUC amber below 0.6; fractions amber below one "
     "percentage point; modes amber where fewer than one is missed, their width amber within half of truth's; the "
-    "azimuth by its p-value, amber down to 0.001."
+    "azimuth by its p-value, amber down to 0.001. Below 100 effective events there are no verdicts."
 )
 
 

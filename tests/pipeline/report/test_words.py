@@ -106,4 +106,6 @@ def measurement(value: float, **more: Any) -> Measurement:
     ],
 )  # fmt: skip
 def test_verdicts(found: Measurement, expected: tuple[str | None, str]) -> None:
-    assert STATISTICS[found.statistic].verdict(found) == expected
+    assert STATISTICS[found.statistic].verdict(found, 100) == expected
+    known = found.value == found.value
+    assert STATISTICS[found.statistic].verdict(found, 99) == (None, "too few events to tell" if known else "not known")

@@ -6,6 +6,7 @@ Shapes: N rows, D columns.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import Any, cast
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from kantor import config
 from kantor.errors import InputError
 from kantor.models.transforms.columns import ColumnTransform, Log, LogDistance, QuantileNormal, Standardise
+from kantor.resolution import is_constant
 
 __all__ = ["Transforms"]
 
@@ -28,10 +30,15 @@ _KINDS: dict[type[config.Settings], Callable[[Any], ColumnTransform]] = {
 class Transforms(nn.Module):
     """A chain of transforms for each column, (N, D) physical to (N, D) transformed and back.
 
+    A column that is constant in the training rows becomes 0, whatever its chain, and comes back as what it was.
+
     Args:
         columns: names of the D columns.
         chains: column name -> settings of its chain; a column not named is standardised.
     """
+
+    constant: Tensor
+    value: Tensor
 
     def __init__(self, columns: Sequence[str], chains: dict[str, list[config.Transform]]) -> None:
         super().__init__()
@@ -40,6 +47,9 @@ class Transforms(nn.Module):
             nn.ModuleList(_KINDS[type(settings)](settings) for settings in chains.get(name, [config.Standardise()]))
             for name in columns
         )
+        self.register_buffer("constant", torch.zeros(len(columns), dtype=torch.bool))
+        self.register_buffer("value", torch.zeros(len(columns)))
+        self.constant_columns: tuple[str, ...] = ()
 
     def fit(self, x_ND: Tensor, weight_N: Tensor | None = None) -> None:
         """Fit every chain on training rows (float64 arithmetic).
@@ -48,8 +58,15 @@ class Transforms(nn.Module):
             InputError: a column holds values its transform does not accept; names the column.
         """
         weight_N = torch.ones(len(x_ND)) if weight_N is None else weight_N.clamp(min=0)
-        weight_N = weight_N.double()
-        for name, chain, x_N in self._columns(x_ND.double()):
+        weight_N, x_ND = weight_N.double(), x_ND.double()
+        if self.columns:
+            present_ND = x_ND[weight_N > 0]
+            self.constant.copy_(is_constant(present_ND.amin(0), present_ND.amax(0)))
+            self.value.copy_(present_ND[0])
+        self.constant_columns = tuple(compress(self.columns, self.constant.tolist()))
+        for name, chain, x_N in self._columns(x_ND):
+            if name in self.constant_columns:
+                continue
             for transform in chain:
                 try:
                     transform.fit(x_N, weight_N)
@@ -64,16 +81,19 @@ class Transforms(nn.Module):
             for transform in chain:
                 x_N = transform(x_N)
             columns.append(x_N)
-        return torch.stack(columns, dim=-1) if columns else x_ND
+        return torch.where(self.constant, 0.0, torch.stack(columns, dim=-1)) if columns else x_ND
 
     def inverse(self, y_ND: Tensor) -> Tensor:
         """Transformed to physical."""
+        if not self.columns:
+            return y_ND
         columns = []
-        for _, chain, y_N in self._columns(y_ND):
+        # Before the chains too, so that no overflow there turns a vanishing gradient into NaN.
+        for _, chain, y_N in self._columns(torch.where(self.constant, 0.0, y_ND)):
             for transform in reversed(chain):
                 y_N = transform.inverse(y_N)
             columns.append(y_N)
-        return torch.stack(columns, dim=-1) if columns else y_ND
+        return torch.where(self.constant, self.value, torch.stack(columns, dim=-1))
 
     def _columns(self, x_ND: Tensor) -> list[tuple[str, list[ColumnTransform], Tensor]]:
         chains = [cast(list[ColumnTransform], list(cast(nn.ModuleList, chain))) for chain in self.chains]

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from kantor import config
 from kantor.errors import InputError
+from kantor.resolution import is_constant
 
 
 class ColumnTransform(nn.Module):
@@ -35,9 +36,10 @@ class Standardise(ColumnTransform):
         total = weight_N.sum()
         mean = (weight_N * x_N).sum() / total
         deviation = ((weight_N * (x_N - mean) ** 2).sum() / total).sqrt()
-        # A constant column has nothing to scale.
+        present_N = x_N[weight_N > 0]
         self.mean.copy_(mean)
-        self.deviation.copy_(torch.where(deviation > 0, deviation, 1.0))
+        # What does not vary has nothing to scale.
+        self.deviation.copy_(torch.where(is_constant(present_N.min(), present_N.max()), 1.0, deviation))
 
     def forward(self, x_N: Tensor) -> Tensor:
         return (x_N - self.mean) / self.deviation

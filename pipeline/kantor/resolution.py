@@ -1,0 +1,26 @@
+"""What float32, in which events are stored, can tell apart: the only place that says when something is nothing."""
+
+from typing import Any
+
+STEP = 2.0**-23
+"""Distance of neighbouring float32 numbers, relative to their size."""
+
+_CANCELLED = 2.0**-20
+
+
+def is_constant(low: Any, high: Any) -> Any:
+    """Whether numbers between `low` and `high` are one number: no float32 number lies between them.
+
+    Sums of equal numbers round, so that a variance is no test. Takes numbers, arrays and tensors, elementwise.
+    """
+    return high - low <= STEP / 2 * (abs(low) + abs(high))
+
+
+def cancel(total: Any, size: Any) -> Any:
+    """Whether weights add up to nothing: their total is no more than the rounding of a sum of float32 numbers.
+
+    Args:
+        total: sum of the weights.
+        size: sum of their absolute values.
+    """
+    return abs(total) <= _CANCELLED * size
