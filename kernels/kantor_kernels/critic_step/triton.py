@@ -427,9 +427,9 @@ def critic_kernel(
             excess = norm - target
             if ONE_SIDED:
                 excess = tl.maximum(excess, 0.0)
-            share = tl.load(c_ptr + index, mask=valid, other=0.0) * excess
-            tl.store(part_ptr + tile, tl.sum(share * excess, axis=0))
-            factor = tl.where(norm > 0, 2 * weight * share / tl.where(norm > 0, norm, 1.0), 0.0)
+            weighted = tl.load(c_ptr + index, mask=valid, other=0.0) * excess
+            tl.store(part_ptr + tile, tl.sum(weighted * excess, axis=0))
+            factor = tl.where(norm > 0, 2 * weight * weighted / tl.where(norm > 0, norm, 1.0), 0.0)
             tl.store(right_ptr + row_s + tile_i, factor[:, None] * g)
             tangent_layer(
                 right_ptr + row_s, mark_ptr + row_h, table_ptr, 0, plane, row_s - row_h, slope, ACTIVATION, 0, ROWS,

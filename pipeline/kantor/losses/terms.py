@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kantor import config
 from kantor.losses.base import Batch
 from kantor.losses.moments import all_pairs, make_kernel, pair_weights
-from kantor.losses.reduction import coefficients, joined_moment
+from kantor.losses.reduction import coefficients, joined_moment, weighted_mean
 from kantor.models.networks import Critic, perceptron
 from kantor_kernels import Kernel, kernel_potential
 
@@ -117,7 +117,7 @@ def _partners(real_BD: Tensor, fake_BD: Tensor, a_B: Tensor, b_B: Tensor, kernel
 
     def mean(x_PD: Tensor, y_PD: Tensor, weights_P: Tensor) -> Tensor:
         values_P = kernel_potential(x_PD.unsqueeze(1), y_PD.unsqueeze(1), kernel=kernel).squeeze(1)
-        return (coefficients(weights_P, values_P) * values_P).sum()
+        return weighted_mean(weights_P, values_P)
 
     x1, x2, y1, y2 = real_BD[0::2], real_BD[1::2], fake_BD[0::2], fake_BD[1::2]
     a1, a2, b1, b2 = a_B[0::2], a_B[1::2], b_B[0::2], b_B[1::2]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kantor import config
 from kantor.errors import TrainingError
-from kantor.losses import Batch, make_objective, make_terms, moments
+from kantor.losses import Batch, make_objective, make_terms
 from kantor.losses.adversarial import clip_weights
 from kantor.models.networks import Critic, Joint
 from kantor_kernels import Gaussian, energy_distance, mmd
@@ -240,7 +240,7 @@ def test_tiles_of_pairs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     objective = make_objective(EMBEDDED["mmd"][0])
     h, b = critic(objective.outputs), batch()
     whole = objective.critic_loss(h, b).loss
-    monkeypatch.setattr(moments, "_PAIRS", 3 * B)
+    monkeypatch.setattr("kantor_kernels.pairwise.slope.PAIRS", 3 * B)
     close(objective.critic_loss(h, b).loss, whole, list(h.parameters()))
 
 
