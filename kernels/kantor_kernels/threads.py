@@ -136,7 +136,7 @@ def _write_region(context: Any, region: ir.Function, state: Any, work: Any, inne
     """What every thread does: while (part = next++) < parts: work(part, *arguments)."""
     overload = work.dispatcher.overloads[tuple(inner.args)]
     context.add_linking_libs([overload.library])
-    builder = ir.IRBuilder(region.append_basic_block("entry"))
+    builder = ir.IRBuilder(region.append_basic_block("begin"))
     take, do, end = (region.append_basic_block(name) for name in ("take", "do", "end"))
     fields = builder.bitcast(region.args[0], state)
     following, parts, given = (cgutils.gep_inbounds(builder, fields, 0, place) for place in range(3))
@@ -156,7 +156,7 @@ def _write_region(context: Any, region: ir.Function, state: Any, work: Any, inne
 def _parallel() -> Any:
     """GOMP_parallel(function, data, threads, flags) of the OpenMP library that PyTorch is linked with, or None.
 
-    Every OpenMP library for Linux has this entry, GNU's because GCC compiles `#pragma omp parallel` to it, LLVM's and
+    Every OpenMP library for Linux has this symbol, GNU's because GCC compiles `#pragma omp parallel` to it, LLVM's and
     Intel's for its sake. A symbol is looked for in a library and in those it needs.
     """
     if not torch.backends.openmp.is_available():

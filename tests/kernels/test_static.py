@@ -49,7 +49,7 @@ INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*
 
 
 @pytest.mark.parametrize(
-    "options", [("-m", "not slow"), pytest.param((), marks=pytest.mark.slow)], ids=["quick", "all"]
+    "options", [("-m", "not slow"), pytest.param((), marks=pytest.mark.slow)], ids=["few", "all"]
 )
 @pytest.mark.skipif(IS_PINNED, reason="this process has the Triton of the budget")
 def test_the_budgets_hold_with_their_triton(options: tuple[str, ...], elsewhere: Callable[..., None]) -> None:

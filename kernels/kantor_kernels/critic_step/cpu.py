@@ -295,7 +295,7 @@ def _panel(
     real: Any, fake: Any, conditions: Any, eps: Any, a: Any, b: Any, c: Any, norms: Any,
     values: Any, cotangents: Any, scratch: Any, by_weights: Any, by_biases: Any, total: Any, add: bool,
 ) -> None:  # fmt: skip
-    """The steps of `tiled.Work.step`, where the letters h, r, s, t, u, g, v and `merged` are explained."""
+    """The steps of `tiled.Buffers.step`, where the letters h, r, s, t, u, g, v and `merged` are explained."""
     top, points = len(layout) - 1, len(eps)
     between, rows = 2 * len(real), 2 * len(real) + points
     tangents = between if merged else rows

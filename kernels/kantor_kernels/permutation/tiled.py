@@ -26,7 +26,7 @@ def statistics(z_KD: Tensor, weight_K: Tensor, first_PK: Tensor, kernel: Kernel)
 
 
 def _pass(z_KD: Tensor, weight_K: Tensor, first_PK: Tensor, family: str, constants: Sequence[float]) -> Tensor:
-    # Scaled by the number of rows the entries are of order one, which keeps float32 products away from underflow.
+    # Scaled by the number of rows the numbers are of order one, which keeps float32 products away from underflow.
     scale = z_KD.shape[0]
     s_KP = _contrast(weight_K.double(), first_PK.to(z_KD.device)).mul_(scale).to(z_KD.dtype)
     total_P = z_KD.new_zeros(s_KP.shape[1], dtype=torch.float64)

@@ -157,12 +157,7 @@ class Wgan(_Scored):
     def distance(self, batch: Batch, real_B: Tensor, fake_B: Tensor) -> Tensor:
         return real_mean(batch, real_B) - generated_mean(batch, fake_B)
 
+    @torch.no_grad()
     def after_critic_update(self, critic: nn.Module) -> None:
-        clip_weights(critic, self.settings.clip)
-
-
-@torch.no_grad()
-def clip_weights(critic: nn.Module, bound: float) -> None:
-    """w <- clip(w, -c, c) for every parameter w."""
-    for parameter in critic.parameters():
-        parameter.clamp_(-bound, bound)
+        for parameter in critic.parameters():
+            parameter.clamp_(-self.settings.clip, self.settings.clip)
