@@ -78,7 +78,7 @@ def test_it_works_in_an_environment_of_its_own(tmp_path: Path) -> None:
     for needed in closure(installed):
         for top in {file.parts[0] for file in needed.files or [] if file.parts[0] not in ("..", "__pycache__")}:
             if not (site / top).exists():
-                (site / top).symlink_to(needed.locate_file(top))
+                (site / top).symlink_to(str(needed.locate_file(top)))
     done = subprocess.run(
         [environment / "bin" / "python", "-I", "-c", PROGRAM], capture_output=True, text=True, cwd=tmp_path, check=False
     )

@@ -48,9 +48,7 @@ POINTERS |= dict.fromkeys(("value_ptr", "slope_ptr"), "*fp64")
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)(.*)")
 
 
-@pytest.mark.parametrize(
-    "options", [("-m", "not slow"), pytest.param((), marks=pytest.mark.slow)], ids=["few", "all"]
-)
+@pytest.mark.parametrize("options", [("-m", "not slow"), pytest.param((), marks=pytest.mark.slow)], ids=["few", "all"])
 @pytest.mark.skipif(IS_PINNED, reason="this process has the Triton of the budget")
 def test_the_budgets_hold_with_their_triton(options: tuple[str, ...], elsewhere: Callable[..., None]) -> None:
     assert (PINNED / "triton").is_dir(), f"{PINNED} is missing: `make .venv/tested` installs it"

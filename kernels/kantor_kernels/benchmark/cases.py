@@ -155,9 +155,15 @@ class PairwiseCase(Case):
         found.append(Contender("torch.cdist", False, lambda: _with_slope(eager, x_ND, y_ND), needs=needs))
         if self.torch_compile:
             missing = backends.why_not_compile(device) or ""
-            call = eager if missing else torch.compile(eager, dynamic=False)
+            maybe_compiled = eager if missing else torch.compile(eager, dynamic=False)
             found.append(
-                Contender("torch.compile", False, lambda: _with_slope(call, x_ND, y_ND), needs=needs, missing=missing)
+                Contender(
+                    "torch.compile",
+                    False,
+                    lambda: _with_slope(maybe_compiled, x_ND, y_ND),
+                    needs=needs,
+                    missing=missing,
+                )
             )
         loss, missing = opponents.geomloss_mmd(self.kernel)
         call = (lambda: _with_slope(loss, x_ND, y_ND)) if loss is not None else tuple

@@ -94,11 +94,7 @@ def mmd(
     chosen, _ = _choose(backend, sample_x, kernel)
     out = result_dtype(x)
     if chosen.name == "reference":
-        if estimator == "v" and yy is None:
-            return reference.mmd(sample_x.points, sample_y.points, sample_x.weight, sample_y.weight, kernel, "v").to(
-                out
-            )
-        return _reference_mmd(sample_x, sample_y, kernel, estimator, yy).to(out)
+        return _reference_mmd(chosen, sample_x, sample_y, kernel, estimator, yy).to(out)
     total_B = 0.0
     # One operator computes everything, unless a derivative by a weight is asked for.
     at_once = (
@@ -155,8 +151,8 @@ def kernel_potential(
     chosen, _ = _choose(backend, sample_x, kernel)
     out = result_dtype(x)
     if chosen.name == "reference":
-        return reference.kernel_potential(
-            sample_x.points, sample_y.points, sample_y.weight, kernel, normalise, skip_diagonal
+        return chosen.run(
+            "kernel_potential", sample_x.points, sample_y.points, sample_y.weight, kernel, normalise, skip_diagonal
         ).to(out)
     total_BN = 0.0
     for term in _terms(kernel, sample_x.flat, sample_y.flat, generator):
@@ -261,7 +257,7 @@ def self_energy(
     sample = prepare("y", y, weight_y, precision, estimator)
     chosen, _ = _choose(backend, sample, kernel)
     if chosen.name == "reference":
-        return reference.self_energy(sample.points, sample.weight, kernel, estimator).double()
+        return chosen.run("self_energy", sample.points, sample.weight, kernel, estimator).double()
     total_B = 0.0
     for term in _terms(kernel, sample.flat, None, generator):
         total_B = total_B + term.factor * _self(sample, term.x, term, estimator, chosen.name)
@@ -451,13 +447,15 @@ def _at_once(sample_x: Sample, sample_y: Sample, term: _Term, estimator: str, wa
     return value_B
 
 
-def _reference_mmd(sample_x: Sample, sample_y: Sample, kernel: Kernel, estimator: str, yy: Tensor | None) -> Tensor:
+def _reference_mmd(
+    chosen: Backend, sample_x: Sample, sample_y: Sample, kernel: Kernel, estimator: str, yy: Tensor | None
+) -> Tensor:
     if yy is None:
-        return reference.mmd(sample_x.points, sample_y.points, sample_x.weight, sample_y.weight, kernel, estimator)
-    potential = reference.kernel_potential(sample_x.points, sample_y.points, sample_y.weight, kernel, True, False)
+        return chosen.run("mmd", sample_x.points, sample_y.points, sample_x.weight, sample_y.weight, kernel, estimator)
+    potential = chosen.run("kernel_potential", sample_x.points, sample_y.points, sample_y.weight, kernel, True, False)
     a = torch.ones_like(potential) if sample_x.weight is None else sample_x.weight
     cross = (a * potential).sum(-1) / a.sum(-1)
-    return reference.self_energy(sample_x.points, sample_x.weight, kernel, estimator) + yy - 2 * cross
+    return chosen.run("self_energy", sample_x.points, sample_x.weight, kernel, estimator) + yy - 2 * cross
 
 
 def _choose(backend: str, sample: Sample, kernel: Kernel) -> tuple[Backend, str]:

@@ -119,8 +119,8 @@ def sliced_energy_distance(
     chosen, _ = backends.choose(OPERATION, backend, Directions(x.device))
     direction_PD = _directions(count, d, group, x.device, generator)
     if chosen.name == "reference":
-        values = reference.slices(
-            sample_x.points, sample_y.points, sample_x.weight, sample_y.weight, direction_PD, estimator
+        values = chosen.run(
+            "slices", sample_x.points, sample_y.points, sample_x.weight, sample_y.weight, direction_PD, estimator
         )
         estimate, values_BP = values.mean(-1), values.detach().double().reshape(-1, count)
     else:

@@ -39,9 +39,7 @@ KINDS = {"table_ptr": "*i64", "weight": "fp32", "target": "fp32", "slope": "fp32
 OPCODE = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)")
 
 
-@pytest.mark.parametrize(
-    "options", [("-m", "not slow"), pytest.param((), marks=pytest.mark.slow)], ids=["few", "all"]
-)
+@pytest.mark.parametrize("options", [("-m", "not slow"), pytest.param((), marks=pytest.mark.slow)], ids=["few", "all"])
 @pytest.mark.skipif(IS_PINNED, reason="this process has the Triton of the budget")
 def test_the_budgets_hold_with_their_triton(options: tuple[str, ...], elsewhere: Callable[..., None]) -> None:
     assert (PINNED / "triton").is_dir(), f"{PINNED} is missing: `make .venv/tested` installs it"
