@@ -69,11 +69,15 @@ lint: .venv/tested
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dis,mpi,root,parquet,slurm]'
 	@touch $@
 
-# A CUDA build of torch brings its own Triton; where torch brings none, the kernels' tests need one.
+# The Triton that tests/kernels/static_budget.json holds for, in a folder of its own beside the one that a CUDA build of
+# torch brings; where torch brings none, it is the environment's.
+PINNED_TRITON := .venv/triton-3.9
 .venv/tested: .venv/installed
 	@echo "installing the test tools"
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --group test --group lint
-	@$(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/python -m pip install --quiet 'triton>=3.6,<3.10'
+	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(PINNED_TRITON) triton==3.9.0
+	@$(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/python -c \
+		'import sysconfig; open(sysconfig.get_path("purelib") + "/pinned-triton.pth", "w").write("../../../triton-3.9\n")'
 	@touch $@
 
 clean:

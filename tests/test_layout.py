@@ -38,16 +38,24 @@ def test_the_snakefile_is_short() -> None:
     assert len((ROOT / "Snakefile").read_text().splitlines()) <= 40
 
 
-def test_every_operation_has_the_same_files() -> None:
-    for operation in ("pairwise", "gradient_penalty"):
-        folder = ROOT / "kernels" / "kantor_kernels" / operation
-        missing = [name for name in ("README.md", "reference.py", "functional.py") if not (folder / name).exists()]
-        assert not missing, f"{operation} lacks {missing}"
+KERNELS = ROOT / "kernels" / "kantor_kernels"
+# Every folder of the kernels is an operation, but for the one that measures them.
+OPERATIONS = sorted(path.parent.name for path in KERNELS.glob("*/__init__.py") if path.parent.name != "benchmark")
 
 
-def test_every_operation_is_tested_under_its_name() -> None:
-    for functional in (ROOT / "kernels" / "kantor_kernels").glob("*/functional.py"):
-        assert list((ROOT / "tests" / "kernels" / functional.parent.name).glob("test_*.py")), functional.parent.name
+def test_there_are_operations() -> None:
+    assert {"critic_step", "gradient_penalty", "pairwise", "permutation", "sliced"} <= set(OPERATIONS)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("name", ["README.md", "reference.py", "functional.py"])
+def test_every_operation_has_the_same_files(operation: str, name: str) -> None:
+    assert (KERNELS / operation / name).exists()
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_operation_is_tested_under_its_name(operation: str) -> None:
+    assert list((ROOT / "tests" / "kernels" / operation).glob("test_*.py"))
 
 
 @pytest.mark.parametrize("package", ["kantor_kernels", "kantor", "kantor.cli"])

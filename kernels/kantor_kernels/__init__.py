@@ -2,10 +2,10 @@
 
 from kantor_kernels.backends import Explanation
 from kantor_kernels.critic_step import CriticStep, Perceptron, mlp_critic_step, mlp_forward
+from kantor_kernels.distance import EnergyDistanceLoss, energy_distance
 from kantor_kernels.gradient_penalty import GradientPenalty, gradient_penalty
 from kantor_kernels.pairwise import (
     Energy,
-    EnergyDistanceLoss,
     Gaussian,
     InverseMultiquadric,
     Kernel,
@@ -13,9 +13,9 @@ from kantor_kernels.pairwise import (
     MMDLoss,
     Polynomial,
     RationalQuadratic,
-    energy_distance,
     explain,
     kernel_potential,
+    kernel_slope,
     mmd,
     self_energy,
 )
@@ -41,6 +41,7 @@ __all__ = [
     "explain",
     "gradient_penalty",
     "kernel_potential",
+    "kernel_slope",
     "mlp_critic_step",
     "mlp_forward",
     "mmd",

@@ -1,4 +1,8 @@
-"""Which backend computes an operation: chosen by device, or as the caller says; never changed in silence."""
+"""Which backend computes an operation: chosen by what is asked of it and where, or as the caller says.
+
+Every operation registers its backends once, in the order in which "auto" tries them. A backend says for itself why it
+cannot compute a problem; none is ever changed in silence, and one that an operation does not have is refused.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +10,80 @@ import importlib
 import importlib.util
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
+from typing import Any, Protocol
 
 import torch
 
-# The module of each backend, relative to the operation's package, and what it needs beside PyTorch.
-_MODULES = {"torch": "tiled", "compiled": "compiled", "cpu": "cpu", "triton": "triton"}
-_NEEDS = {"cpu": "numba", "triton": "triton"}
-_OPERATIONS = {
-    "pairwise": ("torch", "cpu", "triton"),
-    "sliced": ("torch", "cpu"),
-    "permutation": ("torch",),
-    "gradient_penalty": ("torch",),
-    "critic_step": ("torch", "compiled", "cpu", "triton"),
-}
-# A plain constant, since torch.compile traces through the choice; looking for a package does not import it.
-_INSTALLED = {name: importlib.util.find_spec(name) is not None for name in _NEEDS.values()}
+
+class Problem(Protocol):
+    """What a call asks for; an operation's own problems say more."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+
+class Backend(Protocol):
+    """One way to compute an operation."""
+
+    @property
+    def name(self) -> str: ...
+
+    def why_not(self, problem: Any, /) -> str | None:
+        """Why it cannot compute this problem here; None where it can."""
+        ...
+
+    def why_not_unasked(self, problem: Any, /) -> str | None:
+        """Why "auto" leaves it to another where it could; None where it does not."""
+        ...
+
+    def run(self, function: str, /, *arguments: Any) -> Any:
+        """The result of one of the operation's functions."""
+        ...
+
+
+@dataclass(frozen=True)
+class InModule:
+    """A backend whose functions are those of a module.
+
+    Attributes:
+        name: what callers say.
+        module: the module, or its full name: then it is imported when a function is first run.
+        package: what has to be installed beside PyTorch.
+        devices: types of device that it runs on; empty: any.
+        limits: what else keeps it from a problem, or None.
+        unasked: what keeps "auto" from it, or None.
+    """
+
+    name: str
+    module: str | ModuleType
+    package: str | None = None
+    devices: tuple[str, ...] = ()
+    limits: Callable[[Any], str | None] | None = None
+    unasked: Callable[[Any], str | None] | None = None
+
+    def why_not(self, problem: Any, /) -> str | None:
+        if self.package is not None and not installed(self.package):
+            return f"{self.package} is not installed"
+        if self.devices and problem.device.type not in self.devices and not self._interpreted:
+            return f"it cannot run on {problem.device.type} tensors"
+        return None if self.limits is None else self.limits(problem)
+
+    def why_not_unasked(self, problem: Any, /) -> str | None:
+        if self._interpreted and problem.device.type not in self.devices:
+            return "Triton's interpreter is for tests"
+        return None if self.unasked is None else self.unasked(problem)
+
+    @property
+    def _interpreted(self) -> bool:
+        return self.package == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+
+    def run(self, function: str, /, *arguments: Any) -> Any:
+        module = loaded(self.module) if isinstance(self.module, str) else self.module
+        return getattr(module, function)(*arguments)
 
 
 @dataclass(frozen=True)
@@ -45,48 +105,87 @@ class Explanation:
     peak_bytes: int
 
 
-def available(operation: str, backend: str) -> bool:
-    """Whether this operation has that backend and its dependency is installed."""
-    if backend == "reference":
-        return True
-    return backend in _OPERATIONS[operation] and (backend not in _NEEDS or _INSTALLED[_NEEDS[backend]])
+_REGISTRY: dict[str, tuple[Backend, ...]] = {}
+# Plain constants, since torch.compile traces through the choice; looking for a package does not import it.
+_INSTALLED = {name: importlib.util.find_spec(name) is not None for name in ("numba", "triton")}
 
 
-def choose(operation: str, backend: str, device: torch.device) -> tuple[str, str]:
-    """(backend, reason) for a call on `device`.
+def register(operation: str, *backends: Backend) -> str:
+    """Declare an operation's backends, in the order in which "auto" tries them; gives the operation's name back."""
+    _REGISTRY[operation] = backends
+    return operation
+
+
+def backends_of(operation: str) -> tuple[Backend, ...]:
+    """The backends of an operation, in the order in which "auto" tries them."""
+    return _REGISTRY[operation]
+
+
+def operations() -> set[str]:
+    """The names of all operations of the package."""
+    return set(_REGISTRY)
+
+
+def choose(operation: str, backend: str, problem: Problem) -> tuple[Backend, str]:
+    """(backend, reason) for a problem.
+
+    Args:
+        operation: a registered one.
+        backend: a name, or "auto" for the first that can compute the problem.
+        problem: what is asked for.
 
     Raises:
-        ValueError: an unknown backend, or one that cannot run here; "auto" never raises.
+        ValueError: the operation has no such backend, or that one cannot compute this problem here.
     """
+    having = _REGISTRY[operation]
     if backend == "auto":
-        preferred = {"cuda": "triton", "cpu": "cpu"}.get(device.type)
-        if preferred is not None and available(operation, preferred):
-            return preferred, f"the fastest backend of {operation} for {device.type}"
-        return "torch", f"{operation} has no specialised backend installed for {device.type}"
-    if backend not in ("reference", *_MODULES):
-        known = ", ".join(("auto", "reference", *_MODULES))
-        raise ValueError(f"unknown backend {backend!r}; known: {known}")
-    if not available(operation, backend):
-        raise ValueError(f"backend {backend!r} of {operation} cannot run: it is not installed")
-    if backend == "cpu" and device.type != "cpu":
-        raise ValueError(f"backend 'cpu' cannot run on {device.type} tensors")
-    if backend == "compiled" and (missing := why_not_compiled(device)):
-        raise ValueError(f"backend 'compiled' cannot run: {missing}")
-    if backend == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError(f"backend 'triton' cannot run on {device.type} tensors (TRITON_INTERPRET=1 is for tests)")
-    return backend, "asked for"
+        passed = []
+        for each in having:
+            missing = each.why_not(problem) or each.why_not_unasked(problem)
+            if missing is None:
+                return each, "; ".join(passed) or f"the first choice of {operation}"
+            passed.append(f"{each.name}: {missing}")
+        raise ValueError(f"{operation} cannot run: {'; '.join(passed)}")
+    for each in having:
+        if each.name == backend:
+            missing = each.why_not(problem)
+            if missing is not None:
+                raise ValueError(f"backend {backend!r} of {operation} cannot run: {missing}")
+            return each, "asked for"
+    names = ", ".join(("auto", *(each.name for each in having)))
+    raise ValueError(f"{operation} has no backend {backend!r}; it has: {names}")
 
 
-def why_not_compiled(device: torch.device) -> str:
-    """Why `torch.compile` cannot run here; empty where it can."""
+def possible(operation: str, problem: Problem) -> list[str]:
+    """The backends that can compute a problem here, as "auto" would try them, without the definition."""
+    return [each.name for each in _REGISTRY[operation] if each.name != "reference" and each.why_not(problem) is None]
+
+
+def run(operation: str, backend: str, function: str, *arguments: Any) -> Any:
+    """The result of a function of a backend that has been chosen."""
+    return _named(operation, backend).run(function, *arguments)
+
+
+def installed(package: str) -> bool:
+    """Whether Numba or Triton is there."""
+    return _INSTALLED[package]
+
+
+def why_not_compile(device: torch.device) -> str | None:
+    """Why `torch.compile` cannot run here; None where it can."""
     if device.type == "cpu" and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         return "torch.compile needs a C++ compiler here"
-    if device.type == "cuda" and not _INSTALLED["triton"]:
+    if device.type == "cuda" and not installed("triton"):
         return "torch.compile needs Triton here"
-    return ""
+    return None
 
 
 @cache
-def implementation(operation: str, backend: str) -> ModuleType:
+def loaded(module: str) -> ModuleType:
     """The module of a backend, imported at first use."""
-    return importlib.import_module(f"kantor_kernels.{operation}.{_MODULES[backend]}")
+    return importlib.import_module(module)
+
+
+@cache
+def _named(operation: str, backend: str) -> Backend:
+    return next(each for each in _REGISTRY[operation] if each.name == backend)

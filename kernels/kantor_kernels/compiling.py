@@ -18,7 +18,7 @@ SOURCES = ("compiling.py", "threads.py", "*/cpu*.py")
 _compiling = threading.RLock()
 
 
-def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """As `numba.njit`, and without the GIL; what is compiled is kept beside the function's file.
 
     Where that is not writable, in the user's cache (or NUMBA_CACHE_DIR).

@@ -1,7 +1,7 @@
 """Threads for compiled kernels: PyTorch's own, so that no two sets of threads want the same cores.
 
 PyTorch's OpenMP threads wait for the next parallel region by spinning, which would steal the cores from any others.
-Asked through the same OpenMP library, they are the ones that do our work: `share` gives them calls from Python,
+Asked through the same OpenMP library, they are the ones that do our work: `run_all` gives them calls from Python,
 `run_parts` parts of a compiled function, which start in a microsecond and need no interpreter. Inside of either PyTorch
 and its matrix library see that they are in a parallel region and stay on one thread each.
 """
@@ -43,7 +43,7 @@ class Work:
     pairs: float
 
 
-def share(*works: Work) -> None:
+def run_all(*works: Work) -> None:
     """Do all of this, on as many threads as PyTorch uses, the caller's among them.
 
     Raises:
@@ -83,19 +83,19 @@ def how_many(pairs: float) -> int:
 
 
 @cache
-def entry() -> int:
+def starter() -> int:
     """The address that `run_parts` starts threads by; 0: there are none, the caller's thread does everything."""
     parallel = _parallel()
     return 0 if parallel is None else ctypes.cast(parallel, ctypes.c_void_p).value or 0
 
 
-def _run_parts(typing: Any, entry: Any, threads: Any, parts: Any, work: Any, arguments: Any) -> Any:
+def _run_parts(typing: Any, starter: Any, threads: Any, parts: Any, work: Any, arguments: Any) -> Any:
     """work(part, *arguments) for every part below `parts`, on so many threads; for use in compiled functions.
 
     No thread needs the interpreter, so that starting them takes a microsecond. `work` is compiled and raises nothing.
 
     Args:
-        entry: what `entry()` gives.
+        starter: what `starter()` gives.
         threads: how many, the caller's among them.
         parts: how many parts there are; a thread that is done takes the next one.
         work: a function compiled by Numba.
@@ -104,18 +104,18 @@ def _run_parts(typing: Any, entry: Any, threads: Any, parts: Any, work: Any, arg
     inner = work.get_call_type(typing, (types.intp, *arguments.types), {})
 
     def generate(context: Any, builder: ir.IRBuilder, _: Any, values: Any) -> Any:
-        entry, threads, parts, _, given = values
+        starter, threads, parts, _, given = values
         nothing, address, unsigned = ir.VoidType(), ir.IntType(8).as_pointer(), ir.IntType(32)
         # The next part, how many there are, and the arguments.
-        shared = cgutils.alloca_once_value(builder, cgutils.pack_struct(builder, [parts.type(0), parts, given]))
+        state = cgutils.alloca_once_value(builder, cgutils.pack_struct(builder, [parts.type(0), parts, given]))
         name = builder.module.get_unique_name("region")
         region = ir.Function(builder.module, ir.FunctionType(nothing, [address]), name)
         region.linkage = "internal"
-        _write_region(context, region, shared.type, work, inner)
+        _write_region(context, region, state.type, work, inner)
 
-        data = builder.bitcast(shared, address)
+        data = builder.bitcast(state, address)
         alone = builder.or_(
-            builder.icmp_signed("==", entry, entry.type(0)), builder.icmp_signed("<=", threads, entry.type(1))
+            builder.icmp_signed("==", starter, starter.type(0)), builder.icmp_signed("<=", threads, starter.type(1))
         )
         with builder.if_else(alone) as (then, otherwise):
             with then:
@@ -123,7 +123,7 @@ def _run_parts(typing: Any, entry: Any, threads: Any, parts: Any, work: Any, arg
             with otherwise:
                 start = ir.FunctionType(nothing, [region.type, address, unsigned, unsigned]).as_pointer()
                 many = builder.trunc(threads, unsigned)
-                builder.call(builder.inttoptr(entry, start), [region, data, many, unsigned(0)])
+                builder.call(builder.inttoptr(starter, start), [region, data, many, unsigned(0)])
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, types.intp, work, arguments), generate
@@ -132,13 +132,13 @@ def _run_parts(typing: Any, entry: Any, threads: Any, parts: Any, work: Any, arg
 run_parts: Any = intrinsic(_run_parts)
 
 
-def _write_region(context: Any, region: ir.Function, shared: Any, work: Any, inner: Any) -> None:
+def _write_region(context: Any, region: ir.Function, state: Any, work: Any, inner: Any) -> None:
     """What every thread does: while (part = next++) < parts: work(part, *arguments)."""
-    compiled = work.dispatcher.overloads[tuple(inner.args)]
-    context.add_linking_libs([compiled.library])
-    builder = ir.IRBuilder(region.append_basic_block("entry"))
+    overload = work.dispatcher.overloads[tuple(inner.args)]
+    context.add_linking_libs([overload.library])
+    builder = ir.IRBuilder(region.append_basic_block("begin"))
     take, do, end = (region.append_basic_block(name) for name in ("take", "do", "end"))
-    fields = builder.bitcast(region.args[0], shared)
+    fields = builder.bitcast(region.args[0], state)
     following, parts, given = (cgutils.gep_inbounds(builder, fields, 0, place) for place in range(3))
     arguments = cgutils.unpack_tuple(builder, builder.load(given))
     builder.branch(take)
@@ -146,7 +146,7 @@ def _write_region(context: Any, region: ir.Function, shared: Any, work: Any, inn
     part = builder.atomic_rmw("add", following, ir.Constant(following.type.pointee, 1), "monotonic")
     builder.cbranch(builder.icmp_signed("<", part, builder.load(parts)), do, end)
     builder.position_at_end(do)
-    context.call_internal_no_propagate(builder, compiled.fndesc, inner, [part, *arguments])
+    context.call_internal_no_propagate(builder, overload.fndesc, inner, [part, *arguments])
     builder.branch(take)
     builder.position_at_end(end)
     builder.ret_void()
@@ -156,7 +156,7 @@ def _write_region(context: Any, region: ir.Function, shared: Any, work: Any, inn
 def _parallel() -> Any:
     """GOMP_parallel(function, data, threads, flags) of the OpenMP library that PyTorch is linked with, or None.
 
-    Every OpenMP library for Linux has this entry, GNU's because GCC compiles `#pragma omp parallel` to it, LLVM's and
+    Every OpenMP library for Linux has this symbol, GNU's because GCC compiles `#pragma omp parallel` to it, LLVM's and
     Intel's for its sake. A symbol is looked for in a library and in those it needs.
     """
     if not torch.backends.openmp.is_available():

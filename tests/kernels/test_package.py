@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 
 import kantor_kernels
-from kantor_kernels import backends
+from kantor_kernels import Energy, backends
+from kantor_kernels.critic_step.functional import Layers
+from kantor_kernels.gradient_penalty.functional import Points
+from kantor_kernels.pairwise.functional import Pairs
+from kantor_kernels.permutation.functional import Pool
+from kantor_kernels.sliced.functional import Directions
 from kantor_kernels.testing import assert_close, poisoned_memory
 
 IMPORT = """
@@ -21,6 +28,29 @@ assert before[1:] == (torch.get_default_dtype(), torch.get_num_threads())
 assert not torch.cuda.is_initialized()
 print([name for name in ("triton", "numba", "scipy", "ray", "matplotlib") if name in sys.modules])
 """
+
+
+X, Y = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(1))
+CRITIC = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+# A small call of every operation, by backend, and the problem that it is, by device.
+CALLS: dict[str, Callable[[str], object]] = {
+    "pairwise": lambda backend: kantor_kernels.mmd(X, Y, kernel=Energy(), backend=backend),
+    "kernel_slope": lambda backend: kantor_kernels.kernel_slope(X, Y, backend=backend),
+    "sliced": lambda backend: kantor_kernels.sliced_energy_distance(X, Y, backend=backend),
+    "permutation": lambda backend: kantor_kernels.two_sample_test(X, Y, permutations=3, backend=backend),
+    "gradient_penalty": lambda backend: kantor_kernels.gradient_penalty(CRITIC, X, Y, backend=backend),
+    "critic_step": lambda backend: kantor_kernels.mlp_critic_step(CRITIC, X, Y, backend=backend),
+    "mlp_forward": lambda backend: kantor_kernels.mlp_forward(CRITIC, X, backend=backend),
+}
+PROBLEMS: dict[str, Callable[[str], backends.Problem]] = {
+    "pairwise": lambda device: Pairs(torch.device(device), torch.float32, 3, True),
+    "kernel_slope": lambda device: Pairs(torch.device(device), torch.float32, 3, True),
+    "sliced": lambda device: Directions(torch.device(device)),
+    "permutation": lambda device: Pool(torch.device(device)),
+    "gradient_penalty": lambda device: Points(torch.device(device)),
+    "critic_step": lambda device: Layers(torch.device(device), torch.float32, (3, 4, 1), True),
+    "mlp_forward": lambda device: Layers(torch.device(device), torch.float32, (3, 4, 1), True),
+}
 
 
 def test_import_does_nothing() -> None:
@@ -36,10 +66,54 @@ def test_every_public_name_exists_and_is_documented() -> None:
 
 
 def test_backends_are_chosen_by_device() -> None:
-    assert backends.choose("pairwise", "torch", torch.device("cpu")) == ("torch", "asked for")
-    assert backends.choose("pairwise", "auto", torch.device("meta"))[0] == "torch"
-    with pytest.raises(ValueError, match="unknown backend 'cuda'"):
-        backends.choose("pairwise", "cuda", torch.device("cpu"))
+    for device, name in (("cpu", "cpu"), ("meta", "torch")):
+        assert backends.choose("pairwise", "auto", PROBLEMS["pairwise"](device))[0].name == name
+    backend, reason = backends.choose("pairwise", "torch", PROBLEMS["pairwise"]("cpu"))
+    assert (backend.name, reason) == ("torch", "asked for")
+
+
+def test_every_operation_is_known() -> None:
+    assert PROBLEMS.keys() == CALLS.keys() == backends.operations()
+
+
+@pytest.mark.parametrize("operation", CALLS)
+@pytest.mark.parametrize("name", ["triton", "compiled", "cpu", "torch", "reference", "fortran"])
+def test_a_backend_runs_or_says_why_not(operation: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked for is what runs: never another one, and never without a word."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    seen: list[str] = []
+    run = backends.InModule.run
+
+    def spy(backend: backends.InModule, function: str, /, *arguments: object) -> object:
+        seen.append(backend.name)
+        return run(backend, function, *arguments)
+
+    monkeypatch.setattr(backends.InModule, "run", spy)
+    having = [backend.name for backend in backends.backends_of(operation)]
+    if name not in having:
+        with pytest.raises(ValueError, match=f"{operation} has no backend '{name}'; it has: auto, {', '.join(having)}"):
+            CALLS[operation](name)
+    elif name == "triton":
+        with pytest.raises(ValueError, match=f"backend 'triton' of {operation} cannot run: .* on cpu tensors"):
+            CALLS[operation](name)
+    elif name == "compiled":
+        monkeypatch.setattr(backends, "why_not_compile", lambda device: "no compiler")
+        with pytest.raises(ValueError, match=f"backend 'compiled' of {operation} cannot run: no compiler"):
+            CALLS[operation](name)
+    else:
+        CALLS[operation](name)
+        assert set(seen) == {name}
+
+
+@pytest.mark.parametrize("operation", CALLS)
+def test_what_is_not_installed_says_so(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_INSTALLED", {"numba": False, "triton": False})
+    for backend in backends.backends_of(operation):
+        assert isinstance(backend, backends.InModule)
+        if backend.package is not None:
+            problem = PROBLEMS[operation](backend.devices[0])
+            assert backend.why_not(problem) == f"{backend.package} is not installed"
+    CALLS[operation]("auto")
 
 
 def test_assert_close_refuses_nan_and_names_what_differs() -> None:

@@ -19,8 +19,8 @@ def _work(part: int, seen: Any, numbers: Any, scale: float, negative: bool) -> N
 
 
 @numba.njit(nogil=True)
-def _all(entry: int, count: int, seen: Any, numbers: Any) -> None:
-    threads.run_parts(entry, count, len(seen), _work, (seen, numbers, 0.5, True))
+def _all(starter: int, count: int, seen: Any, numbers: Any) -> None:
+    threads.run_parts(starter, count, len(seen), _work, (seen, numbers, 0.5, True))
 
 
 @pytest.mark.parametrize("parts", [0, 1, 2, 3, 1_000])
@@ -28,13 +28,13 @@ def _all(entry: int, count: int, seen: Any, numbers: Any) -> None:
 @pytest.mark.parametrize("started", [False, True])
 def test_every_part_is_done_once(started: bool, count: int, parts: int) -> None:
     seen, numbers = np.zeros(parts, np.int64), np.zeros((parts, 3), np.float32)
-    _all(threads.entry() if started else 0, count, seen, numbers)
+    _all(threads.starter() if started else 0, count, seen, numbers)
     assert (seen == 1).all()
     assert (numbers == -0.5 * np.arange(parts)[:, None]).all()
 
 
 def test_pytorch_has_threads_to_start() -> None:
-    assert threads.entry() != 0
+    assert threads.starter() != 0
 
 
 def test_little_work_wakes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

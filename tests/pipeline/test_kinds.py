@@ -7,10 +7,11 @@ from typing import Any, get_args
 
 import pytest
 
-from kantor import config, physics
+from kantor import config, losses, physics
 from kantor.config.base import Settings
 from kantor.data import sources
 from kantor.data.sources import Source, make_source
+from kantor.losses import terms
 from kantor.models import transforms
 from kantor.models.networks import factory
 from kantor.physics import Physics
@@ -34,6 +35,8 @@ def test_every_kind_of_the_schema_is_in_its_table() -> None:
     assert set(sources._KINDS) == SOURCES
     assert set(physics._KINDS) == PHYSICS
     assert set(transforms._KINDS) == members(config.Transform)
+    assert set(losses._KINDS) == members(config.Objective)
+    assert set(terms._KINDS) == members(config.Term)
     assert set(factory._GENERATORS) == {config.GeneratorNetwork}
     assert set(factory._CRITICS) == {config.CriticNetwork}
 

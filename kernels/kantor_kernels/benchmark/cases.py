@@ -14,11 +14,15 @@ from torch import Tensor, nn
 from kantor_kernels import backends
 from kantor_kernels.benchmark import opponents
 from kantor_kernels.critic_step import Perceptron, mlp_critic_step
+from kantor_kernels.critic_step.functional import Layers
 from kantor_kernels.gradient_penalty import gradient_penalty
 from kantor_kernels.gradient_penalty import reference as penalty_reference
-from kantor_kernels.pairwise import Energy, Gaussian, Kernel, Laplacian, explain, mmd
+from kantor_kernels.gradient_penalty.functional import Points
+from kantor_kernels.pairwise import Energy, Gaussian, Kernel, Laplacian, mmd
 from kantor_kernels.pairwise import reference as pairwise_reference
+from kantor_kernels.pairwise.functional import Pairs
 from kantor_kernels.sliced import sliced_energy_distance
+from kantor_kernels.sliced.functional import Directions
 from kantor_kernels.testing import assert_close
 
 Result = tuple[Tensor, ...]
@@ -98,7 +102,7 @@ class PairwiseCase(Case):
     d: int
     kernel: Kernel
     every_backend: bool = True
-    compiled: bool = False
+    torch_compile: bool = False
 
     op = "pairwise"
 
@@ -133,7 +137,7 @@ class PairwiseCase(Case):
                 backend, True, lambda: _with_slope(value, x_ND, y_ND), lambda: _with_slope(value, few_ND, y_ND[:SMALL])
             )
 
-        names = _runs(lambda backend: explain(x_ND, y_ND, kernel=self.kernel, backend=backend))
+        names = backends.possible(self.op, Pairs(device, x_ND.dtype, self.d, self.kernel.radial))
         found = [ours(name) for name in (names if self.every_backend else names[:1])]
         if self.d == 1:
             axis = torch.ones(1, 1, device=device)
@@ -149,12 +153,16 @@ class PairwiseCase(Case):
 
         needs = 4 * 4 * self.size**2
         found.append(Contender("torch.cdist", False, lambda: _with_slope(eager, x_ND, y_ND), needs=needs))
-        if self.compiled:
-            missing = backends.why_not_compiled(device)
-            compiled = eager if missing else torch.compile(eager, dynamic=False)
+        if self.torch_compile:
+            missing = backends.why_not_compile(device) or ""
+            maybe_compiled = eager if missing else torch.compile(eager, dynamic=False)
             found.append(
                 Contender(
-                    "torch.compile", False, lambda: _with_slope(compiled, x_ND, y_ND), needs=needs, missing=missing
+                    "torch.compile",
+                    False,
+                    lambda: _with_slope(maybe_compiled, x_ND, y_ND),
+                    needs=needs,
+                    missing=missing,
                 )
             )
         loss, missing = opponents.geomloss_mmd(self.kernel)
@@ -245,7 +253,7 @@ class SlicedCase(Case):
         direction_PD = nn.functional.normalize(
             torch.randn(self.directions, self.d, generator=torch.Generator().manual_seed(1)), dim=1
         ).to(device)
-        found = [ours(name) for name in _runs(lambda backend: backends.choose("sliced", backend, device))]
+        found = [ours(name) for name in backends.possible(self.op, Directions(device))]
 
         def eager(x: Tensor, y: Tensor) -> Tensor:
             return opponents.eager_sliced(x, y, direction_PD)
@@ -327,7 +335,7 @@ class PenaltyCase(Case):
 
             return Contender(backend, True, lambda: call(penalty), lambda: call(penalty))
 
-        found = [ours(name) for name in _runs(lambda backend: backends.choose("gradient_penalty", backend, device))]
+        found = [ours(name) for name in backends.possible(self.op, Points(device))]
         eager = Contender(
             "double backward", False, lambda: call(lambda: opponents.eager_penalty(critic, real, fake, eps))
         )
@@ -352,7 +360,7 @@ class PenaltyCase(Case):
 class CriticStepCase(PenaltyCase):
     """Loss of a Wasserstein critic with gradient penalty on a batch of `size`, and all its parameter gradients."""
 
-    compiled: bool = False
+    with_compiled: bool = False
 
     op = "critic_step"
     mode = "loss + gradients"
@@ -377,8 +385,8 @@ class CriticStepCase(PenaltyCase):
             loss = opponents.eager_critic_loss(critic, real, fake, eps)
             return loss.detach(), *torch.autograd.grad(loss, parameters)
 
-        found = [ours(name) for name in _runs(lambda backend: backends.choose("critic_step", backend, device))]
-        if not self.compiled:
+        found = [ours(name) for name in backends.possible(self.op, Layers.of(perceptron))]
+        if not self.with_compiled:
             found = [contender for contender in found if contender.name != "compiled"]
         return [*found, Contender("double backward", False, eager)]
 
@@ -413,21 +421,9 @@ def _compare(result: Result, exact: Result, plain: Result, atol: float = 2e-6) -
         assert_close(name, ours, double, baseline=single, atol=atol * max(1e-3, float(double.abs().max())))
 
 
-def _runs(choose: Callable[[str], object]) -> list[str]:
-    """The backends of this library that a call would accept, the fastest first."""
-    found = []
-    for backend in ("triton", "cpu", "compiled", "torch"):
-        try:
-            choose(backend)
-        except ValueError:
-            continue
-        found.append(backend)
-    return found
-
-
 CASES: tuple[Case, ...] = (
-    *(PairwiseCase(n, 8, Energy(), compiled=True) for n in (1_000, 4_000, 16_000)),
-    *(PairwiseCase(n, 64, Energy(), compiled=True) for n in (1_000, 4_000)),
+    *(PairwiseCase(n, 8, Energy(), torch_compile=True) for n in (1_000, 4_000, 16_000)),
+    *(PairwiseCase(n, 64, Energy(), torch_compile=True) for n in (1_000, 4_000)),
     *(PairwiseCase(n, 256, Energy()) for n in (1_000, 4_000)),
     PairwiseCase(60_000, 4, Energy(), every_backend=False),
     *(PairwiseCase(n, 1, Energy()) for n in (10_000, 100_000, 1_000_000)),
@@ -435,7 +431,7 @@ CASES: tuple[Case, ...] = (
     *(PairwiseCase(n, 8, Laplacian(8**0.5)) for n in (1_000, 4_000, 16_000)),
     *(SlicedCase(n) for n in (10_000, 100_000, 1_000_000)),
     *(PenaltyCase(n) for n in (64, 512, 4_096)),
-    *(CriticStepCase(n, compiled=True) for n in (64, 512, 4_096)),
+    *(CriticStepCase(n, with_compiled=True) for n in (64, 512, 4_096)),
 )
 # The same code in seconds, to see that it runs: nothing is concluded from so short calls.
 QUICK_CASES: tuple[Case, ...] = (

@@ -19,14 +19,14 @@ from kantor_kernels.critic_step.problem import CriticStep, Loss, Perceptron, Row
 def critic_step(perceptron: Perceptron, rows: Rows, loss: Loss) -> CriticStep:
     """As the reference."""
     if rows.real.device.type != "cuda":
-        return _compiled()(perceptron, rows, loss)
+        return _by_compiler()(perceptron, rows, loss)
     torch.compiler.cudagraph_mark_step_begin()
-    total, distance, penalty, norm_P, gradients = _compiled()(perceptron, rows, loss)
+    total, distance, penalty, norm_P, gradients = _by_compiler()(perceptron, rows, loss)
     # The next replay of the graph writes to the same memory.
-    kept = tuple(gradient.clone() for gradient in gradients)
-    return CriticStep(total.clone(), distance.clone(), penalty.clone(), norm_P.clone(), kept)
+    copies = tuple(gradient.clone() for gradient in gradients)
+    return CriticStep(total.clone(), distance.clone(), penalty.clone(), norm_P.clone(), copies)
 
 
 @cache
-def _compiled() -> Any:
+def _by_compiler() -> Any:
     return torch.compile(tiled.critic_step, dynamic=False, mode="reduce-overhead")

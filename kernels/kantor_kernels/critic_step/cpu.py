@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from kantor_kernels import threads
-from kantor_kernels.compiling import compiled
-from kantor_kernels.critic_step import reference
+from kantor_kernels.compiling import jit
 from kantor_kernels.critic_step.cpu_products import COLUMNS, multiply, multiply_add, transpose
 from kantor_kernels.critic_step.problem import CriticStep, Loss, Perceptron, Rows
-from kantor_kernels.critic_step.tiled import Work, by_blocks, kept
+from kantor_kernels.critic_step.tiled import Buffers, by_blocks, reused
 from kantor_kernels.threads import run_parts
 
 unflatten_dense_tensors: Any = torch._C._nn.unflatten_dense_tensors  # pyright: ignore[reportAttributeAccessIssue]
@@ -27,8 +26,8 @@ _KINDS = {"wasserstein": 0, "energy": 1, "surrogate": 2}
 # Rows of the batch that go through all layers together, even: three times as many values of each layer, or four.
 PANEL = 16
 # Not "nnan" or "ninf": a NaN must come out as a NaN.
-_compiled = compiled(fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy")
-# Operations of a matrix product in the time of a pair of points, by which work is shared.
+_jit = jit(fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy")
+# Operations of a matrix product in the time of a pair of points, by which threads are counted.
 _OPERATIONS_PER_PAIR = 100
 
 
@@ -37,14 +36,12 @@ def critic_step(perceptron: Perceptron, rows: Rows, loss: Loss) -> CriticStep:
     if not perceptron.straight:
         return by_blocks(perceptron, rows, loss, _Bending)
     with torch.no_grad():
-        return _kept(perceptron).run(perceptron, rows, loss)
+        return _step_for(perceptron).run(perceptron, rows, loss)
 
 
-def forward(perceptron: Perceptron, x_NI: Tensor) -> Tensor:
-    """As `reference.forward`; a row's values do not depend on the rows beside it, nor on the threads."""
-    if not perceptron.straight:
-        return reference.forward(perceptron, perceptron.parameters(), x_NI)
-    return _kept(perceptron).forward(perceptron, x_NI)
+def values(perceptron: Perceptron, x_NI: Tensor) -> Tensor:
+    """As `reference.values`; a row's values do not depend on the rows beside it, nor on the threads."""
+    return _step_for(perceptron).forward(perceptron, x_NI)
 
 
 # How a perceptron and its values lie in memory, level by level: level 0 is the input, level l what layer l gives.
@@ -121,27 +118,27 @@ class _Step:
             gradients.numpy(), total_3.numpy(),
         )  # fmt: skip
         total, distance, penalty = total_3.unbind()
-        shares = unflatten_dense_tensors(gradients, perceptron.parameters())
-        return CriticStep(total, distance, penalty, norm_P, tuple(shares))
+        by_parameter = unflatten_dense_tensors(gradients, perceptron.parameters())
+        return CriticStep(total, distance, penalty, norm_P, tuple(by_parameter))
 
     def threads(self, products: int) -> tuple[int, int]:
         """How threads are started and how many, for so many operations with each weight."""
-        return threads.entry(), threads.how_many(products * self.by_weights.shape[1] / _OPERATIONS_PER_PAIR)
+        return threads.starter(), threads.how_many(products * self.by_weights.shape[1] / _OPERATIONS_PER_PAIR)
 
 
 def _padded(size: int) -> int:
     return -(-size // COLUMNS) * COLUMNS
 
 
-def _kept(perceptron: Perceptron) -> _Step:
+def _step_for(perceptron: Perceptron) -> _Step:
     parts = torch.get_num_threads()
     biased = tuple(bias is not None for bias in perceptron.biases)
     key = (_Step, tuple(w.shape for w in perceptron.weights), biased, perceptron.weights[0].dtype, parts)
-    return kept(key, lambda: _Step(perceptron, parts))
+    return reused(key, lambda: _Step(perceptron, parts))
 
 
-class _Bending(Work):
-    """`Work` with what concerns single rows compiled."""
+class _Bending(Buffers):
+    """`Buffers` with what concerns single rows compiled."""
 
     def __init__(self, perceptron: Perceptron, b: int, features: int, kind: str) -> None:
         super().__init__(perceptron, b, features, kind)
@@ -174,40 +171,40 @@ def _array(tensor: Tensor) -> Any:
 # The layout
 
 
-@_compiled
+@_jit
 def _rows_at(flat: Any, layout: Any, level: int, rows: int) -> Any:
     """Values or cotangents of a level, or with one row its biases."""
     first, columns = rows * layout[level, _AT], layout[level, _COLUMNS]
     return flat[first : first + rows * columns].reshape(rows, columns)
 
 
-@_compiled
+@_jit
 def _weights_at(flat: Any, layout: Any, level: int) -> Any:
     """The weights above a level, or their gradient."""
     first, rows, columns = layout[level, _WEIGHTS], layout[level + 1, _SIZE], layout[level, _COLUMNS]
     return flat[first : first + rows * columns].reshape(rows, columns)
 
 
-@_compiled
+@_jit
 def _transposed_at(flat: Any, layout: Any, level: int) -> Any:
     first, rows, columns = layout[level, _TRANSPOSED], layout[level, _SIZE], layout[level + 1, _COLUMNS]
     return flat[first : first + rows * columns].reshape(rows, columns)
 
 
-@_compiled
+@_jit
 def _transpose(part: int, parts: int, weights: Any, transposed: Any, layout: Any) -> None:
     """This part of the weights."""
     for level in range(len(layout) - 1):
         w, across = _weights_at(weights, layout, level), _transposed_at(transposed, layout, level)
-        first, last = _share(part, parts, len(w), COLUMNS)
+        first, last = _rows_of_part(part, parts, len(w), COLUMNS)
         transpose(across[:, first:], w[first:last])
 
 
-@_compiled
+@_jit
 def _add_up(part: int, by_weights: Any, by_biases: Any, layout: Any, gradients: Any) -> None:
     """This part of the sums over all parts, in the caller's layout."""
     for level in range(len(layout) - 1):
-        start, stop = _share(part, len(by_weights), layout[level + 1, _SIZE], 1)
+        start, stop = _rows_of_part(part, len(by_weights), layout[level + 1, _SIZE], 1)
         for i in range(start, stop):
             first = layout[level, _BY_WEIGHT] + i * layout[level, _SIZE]
             here = layout[level, _WEIGHTS] + i * layout[level, _COLUMNS]
@@ -218,14 +215,14 @@ def _add_up(part: int, by_weights: Any, by_biases: Any, layout: Any, gradients: 
             _add_row(by_biases, here + start, gradients[first + start : first + stop])
 
 
-@_compiled
-def _share(part: int, parts: int, rows: int, together: int) -> tuple[int, int]:
+@_jit
+def _rows_of_part(part: int, parts: int, rows: int, together: int) -> tuple[int, int]:
     """First and last of the rows of a part, where so many stay together."""
     groups = -(-rows // together)
     return min(rows, together * (groups * part // parts)), min(rows, together * (groups * (part + 1) // parts))
 
 
-@_compiled
+@_jit
 def _add_row(parts: Any, here: int, out: Any) -> None:
     row = parts[0, here : here + len(out)]
     if len(parts) == 1:
@@ -244,9 +241,9 @@ def _add_row(parts: Any, here: int, out: Any) -> None:
 # Layers
 
 
-@_compiled
+@_jit
 def _whole_step(
-    entry: int, threads: int, layout: Any, weights: Any, transposed: Any, biases: Any,
+    starter: int, threads: int, layout: Any, weights: Any, transposed: Any, biases: Any,
     slope: float, kind: int, weight: float, target: float, one_sided: bool,
     real: Any, fake: Any, conditions: Any, eps: Any, a: Any, b: Any, c: Any, norms: Any,
     values: Any, cotangents: Any, scratch: Any, by_weights: Any, by_biases: Any, totals: Any,
@@ -254,19 +251,19 @@ def _whole_step(
 ) -> None:  # fmt: skip
     """Gradients by the parameters, norms, and loss, distance and penalty as `total`."""
     parts = len(totals)
-    run_parts(entry, threads, parts, _transpose, (parts, weights, transposed, layout))
-    shared = (
+    run_parts(starter, threads, parts, _transpose, (parts, weights, transposed, layout))
+    arguments = (
         layout, weights, transposed, biases, slope, kind, kind == 0, weight, target, one_sided,
         real, fake, conditions, eps, a, b, c, norms,
         values, cotangents, scratch, by_weights, by_biases, totals,
     )  # fmt: skip
-    run_parts(entry, threads, parts, _part_of_step, shared)
-    run_parts(entry, threads, parts, _add_up, (by_weights, by_biases, layout, gradients))
+    run_parts(starter, threads, parts, _part_of_step, arguments)
+    run_parts(starter, threads, parts, _add_up, (by_weights, by_biases, layout, gradients))
     for i in range(len(total)):
         total[i] = totals[:, i].sum()
 
 
-@_compiled
+@_jit
 def _part_of_step(
     part: int, layout: Any, weights: Any, transposed: Any, biases: Any, slope: float,
     kind: int, merged: bool, weight: float, target: float, one_sided: bool,
@@ -276,7 +273,7 @@ def _part_of_step(
     """Gradients, norms and totals of this part of the batch, a panel after the other."""
     by_biases[part] = 0
     totals[part] = 0
-    start, stop = _share(part, len(totals), len(real), PANEL)
+    start, stop = _rows_of_part(part, len(totals), len(real), PANEL)
     if start == stop:
         by_weights[part] = 0
     pair = 2 if kind == 1 else 1
@@ -291,14 +288,14 @@ def _part_of_step(
         )  # fmt: skip
 
 
-@_compiled
+@_jit
 def _panel(
     layout: Any, weights: Any, transposed: Any, biases: Any, slope: float,
     kind: int, merged: bool, weight: float, target: float, one_sided: bool,
     real: Any, fake: Any, conditions: Any, eps: Any, a: Any, b: Any, c: Any, norms: Any,
     values: Any, cotangents: Any, scratch: Any, by_weights: Any, by_biases: Any, total: Any, add: bool,
 ) -> None:  # fmt: skip
-    """The steps of `tiled.Work.step`, where the letters h, r, s, t, u, g, v and `merged` are explained."""
+    """The steps of `tiled.Buffers.step`, where the letters h, r, s, t, u, g, v and `merged` are explained."""
     top, points = len(layout) - 1, len(eps)
     between, rows = 2 * len(real), 2 * len(real) + points
     tangents = between if merged else rows
@@ -341,22 +338,22 @@ def _panel(
             multiply(_weights_at(by_weights, layout, level), r.T, h)
 
 
-@_compiled
+@_jit
 def _whole_forward(
-    entry: int, threads: int, x: Any, out: Any, layout: Any, weights: Any, transposed: Any, biases: Any, slope: float,
+    starter: int, threads: int, x: Any, out: Any, layout: Any, weights: Any, transposed: Any, biases: Any, slope: float,
     values: Any,
 ) -> None:  # fmt: skip
     """The outputs of rows x."""
     parts = len(values)
-    run_parts(entry, threads, parts, _transpose, (parts, weights, transposed, layout))
-    run_parts(entry, threads, parts, _forward, (x, out, layout, transposed, biases, slope, values))
+    run_parts(starter, threads, parts, _transpose, (parts, weights, transposed, layout))
+    run_parts(starter, threads, parts, _forward, (x, out, layout, transposed, biases, slope, values))
 
 
-@_compiled
+@_jit
 def _forward(part: int, x: Any, out: Any, layout: Any, transposed: Any, biases: Any, slope: float, values: Any) -> None:
     """The outputs of this part of the rows, a panel after the other."""
     top, mine = len(layout) - 1, values[part]
-    start, stop = _share(part, len(values), len(x), 1)
+    start, stop = _rows_of_part(part, len(values), len(x), 1)
     for first in range(start, stop, 4 * PANEL):
         rows = min(4 * PANEL, stop - first)
         _rows_at(mine, layout, 0, rows)[:, : x.shape[1]] = x[first : first + rows]
@@ -364,7 +361,7 @@ def _forward(part: int, x: Any, out: Any, layout: Any, transposed: Any, biases: 
         out[first : first + rows] = _rows_at(mine, layout, top, rows)[:, : out.shape[1]]
 
 
-@_compiled
+@_jit
 def _up(layout: Any, transposed: Any, biases: Any, slope: float, values: Any, every: int, rows: int) -> None:
     """Values of the first rows of each level from those of level 0."""
     top = len(layout) - 1
@@ -374,7 +371,7 @@ def _up(layout: Any, transposed: Any, biases: Any, slope: float, values: Any, ev
         _activate(z, _rows_at(biases, layout, level + 1, 1)[0], slope if level + 1 < top else 1.0)
 
 
-@_compiled
+@_jit
 def _reverse(
     layout: Any, weights: Any, slope: float, values: Any, cotangents: Any,
     every: int, first: int, last: int, shift: int, biased: int, by_biases: Any,
@@ -394,7 +391,7 @@ def _reverse(
             _slope_in_place(below, _rows_at(values, layout, level - 1, every)[first + shift : last + shift], slope)
 
 
-@_compiled
+@_jit
 def _activate(z: Any, bias: Any, slope: float) -> None:
     """z + bias, and times the slope where that is below 0."""
     below = z.dtype.type(slope)
@@ -404,7 +401,7 @@ def _activate(z: Any, bias: Any, slope: float) -> None:
             z[i, j] = value if value > 0 else value * below
 
 
-@_compiled
+@_jit
 def _slope(by_h: Any, h: Any, slope: float, out: Any) -> None:
     below = h.dtype.type(slope)
     for i in range(h.shape[0]):
@@ -412,7 +409,7 @@ def _slope(by_h: Any, h: Any, slope: float, out: Any) -> None:
             out[i, j] = by_h[i, j] if h[i, j] > 0 else by_h[i, j] * below
 
 
-@_compiled
+@_jit
 def _slope_in_place(by_h: Any, h: Any, slope: float) -> None:
     # A function of its own: where two of three arrays may be the same, the compiler gives up vectors.
     below = h.dtype.type(slope)
@@ -424,7 +421,7 @@ def _slope_in_place(by_h: Any, h: Any, slope: float) -> None:
 # Rows
 
 
-@_compiled
+@_jit
 def _load(x: Any, real: Any, fake: Any, conditions: Any, eps: Any, step: int) -> None:
     b, d = real.shape
     for i in range(b):
@@ -440,7 +437,7 @@ def _load(x: Any, real: Any, fake: Any, conditions: Any, eps: Any, step: int) ->
             x[2 * b + p, d + j] = conditions[i, j]
 
 
-@_compiled
+@_jit
 def _penalise(
     g: Any, coefficients: Any, weight: float, target: float, one_sided: bool, norms: Any, v: Any, total: Any
 ) -> None:
@@ -453,9 +450,9 @@ def _penalise(
         excess = norm - target
         if one_sided and excess < 0:
             excess = 0.0
-        share = coefficients[p] * excess
-        penalty += share * excess
-        factor = 2 * weight * share / norm if norm > 0 else 0.0
+        weighted = coefficients[p] * excess
+        penalty += weighted * excess
+        factor = 2 * weight * weighted / norm if norm > 0 else 0.0
         norms[p] = norm
         for j in range(g.shape[1]):
             v[p, j] = factor * g[p, j]
@@ -464,7 +461,7 @@ def _penalise(
     total[2] += penalty
 
 
-@_compiled
+@_jit
 def _start(h: Any, s: Any, kind: int, b: int) -> None:
     """df / dh at the points between: directions from h(x_hat) to what it is compared with, near minus far."""
     if kind == 0:
@@ -477,7 +474,7 @@ def _start(h: Any, s: Any, kind: int, b: int) -> None:
         _pull(h, s, i, far, -1.0, p, -1)
 
 
-@_compiled
+@_jit
 def _finish(h: Any, r: Any, t: Any, a: Any, b: Any, kind: int, merged: bool, total: Any) -> None:
     """The distance, and r of the last layer."""
     rows, distance = 0, 0.0
@@ -508,13 +505,13 @@ def _finish(h: Any, r: Any, t: Any, a: Any, b: Any, kind: int, merged: bool, tot
     total[1] += distance
 
 
-@_compiled
+@_jit
 def _compared(p: int, kind: int, b: int) -> tuple[int, int]:
     """The rows whose embeddings f compares that of a point between with; -1 is the origin."""
     return (b + 2 * p + 1, 2 * p + 1) if kind == 1 else (b + (p ^ 1), -1)
 
 
-@_compiled
+@_jit
 def _pull(h: Any, r: Any, i: int, j: int, coefficient: float, to_i: int, to_j: int) -> float:
     """-coefficient |h_i - h_j|; adds the derivative of coefficient |h_i - h_j| to two rows of r."""
     square = 0.0
@@ -533,7 +530,7 @@ def _pull(h: Any, r: Any, i: int, j: int, coefficient: float, to_i: int, to_j: i
     return -coefficient * length
 
 
-@_compiled
+@_jit
 def _turn(h: Any, r: Any, t: Any, i: int, j: int, sign: float) -> None:
     """Adds the derivative along t of the direction of h_i - h_j, times the sign, to row i of r; takes it from row j."""
     square, along = 0.0, 0.0
@@ -544,10 +541,10 @@ def _turn(h: Any, r: Any, t: Any, i: int, j: int, sign: float) -> None:
     if square == 0:
         return
     factor = h.dtype.type(sign / np.sqrt(square))
-    share = h.dtype.type(along / square)
+    fraction = h.dtype.type(along / square)
     for k in range(h.shape[1]):
         difference = h[i, k] - h[j, k] if j >= 0 else h[i, k]
-        turn = factor * (t[k] - share * difference)
+        turn = factor * (t[k] - fraction * difference)
         r[i, k] += turn
         if j >= 0:
             r[j, k] -= turn

@@ -23,7 +23,7 @@ _VECTORS = 4 if _WIDE == 64 else 2
 COLUMNS = 16
 
 
-class _Code:
+class _Writer:
     """What an intrinsic writes: addresses in bytes, vectors of the type of its first array."""
 
     def __init__(self, context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> None:
@@ -78,26 +78,28 @@ def _tile(rows: int, columns: int, *, add: bool) -> Any:
     @intrinsic
     def tile(_: Any, c: Any, a: Any, b: Any, i: Any, j: Any) -> Any:
         def generate(*parts: Any) -> Any:
-            code = _Code(*parts)
-            builder, vector, index = code.builder, code.vector, code.index
-            name = f"llvm.fmuladd.v{vector.count}f{8 * code.size}"
+            writer = _Writer(*parts)
+            builder, vector, index = writer.builder, writer.vector, writer.index
+            name = f"llvm.fmuladd.v{vector.count}f{8 * writer.size}"
             fused = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
-            row, column = code.arguments[3:]
-            c_at, c_row, c_column, _ = code.array(0)
-            a_at, a_row, a_k, _ = code.array(1)
-            b_at, b_k, b_column, length = code.array(2)
-            c_at = code.address(c_at, (row, c_row), (column, c_column))
-            a_at, b_at = code.address(a_at, (row, a_row)), code.address(b_at, (column, b_column))
+            row, column = writer.arguments[3:]
+            c_at, c_row, c_column, _ = writer.array(0)
+            a_at, a_row, a_k, _ = writer.array(1)
+            b_at, b_k, b_column, length = writer.array(2)
+            c_at = writer.address(c_at, (row, c_row), (column, c_column))
+            a_at, b_at = writer.address(a_at, (row, a_row)), writer.address(b_at, (column, b_column))
 
             before, loop, after = builder.block, builder.append_basic_block("sum"), builder.append_basic_block("store")
             builder.cbranch(builder.icmp_signed(">", length, index(0)), loop, after)
             builder.position_at_end(loop)
             k = builder.phi(index)
             sums = [[builder.phi(vector) for _ in range(vectors)] for _ in range(rows)]
-            right = [code.load(code.address(b_at, (k, b_k), (index(v), index(_WIDE))), vector) for v in range(vectors)]
+            right = [
+                writer.load(writer.address(b_at, (k, b_k), (index(v), index(_WIDE))), vector) for v in range(vectors)
+            ]
             totals = []
             for r, parts_of_row in enumerate(sums):
-                left = code.spread(code.load(code.address(a_at, (index(r), a_row), (k, a_k)), code.number))
+                left = writer.spread(writer.load(writer.address(a_at, (index(r), a_row), (k, a_k)), writer.number))
                 totals.append([builder.call(fused, [left, y, s]) for y, s in zip(right, parts_of_row, strict=True)])
             following = builder.add(k, index(1))
             builder.cbranch(builder.icmp_signed("<", following, length), loop, after)
@@ -112,10 +114,10 @@ def _tile(rows: int, columns: int, *, add: bool) -> Any:
                     phi.add_incoming(zero, before)
                     phi.add_incoming(totals[r][v], loop)
             for r, v in itertools.product(range(rows), range(vectors)):
-                at = code.address(c_at, (index(r), c_row), (index(v), index(_WIDE)))
+                at = writer.address(c_at, (index(r), c_row), (index(v), index(_WIDE)))
                 value = results[r][v]
-                code.store(builder.fadd(value, code.load(at, vector)) if add else value, at)
-            return code.context.get_dummy_value()
+                writer.store(builder.fadd(value, writer.load(at, vector)) if add else value, at)
+            return writer.context.get_dummy_value()
 
         return types.void(c, a, b, types.intp, types.intp), generate
 
@@ -126,23 +128,23 @@ def _turned(_: Any, out: Any, a: Any, i: Any, j: Any) -> Any:
     """out[j : j + n, i : i + n] = a[i : i + n, j : j + n]^T, n the numbers of a vector."""
 
     def generate(*parts: Any) -> Any:
-        code = _Code(*parts)
-        n, index = code.vector.count, code.index
-        row, column = code.arguments[2:]
-        out_at, out_row, out_column, _ = code.array(0)
-        a_at, a_row, a_column, _ = code.array(1)
-        a_at = code.address(a_at, (row, a_row), (column, a_column))
-        out_at = code.address(out_at, (column, out_row), (row, out_column))
-        rows = [code.load(code.address(a_at, (index(r), a_row)), code.vector) for r in range(n)]
+        writer = _Writer(*parts)
+        n, index = writer.vector.count, writer.index
+        row, column = writer.arguments[2:]
+        out_at, out_row, out_column, _ = writer.array(0)
+        a_at, a_row, a_column, _ = writer.array(1)
+        a_at = writer.address(a_at, (row, a_row), (column, a_column))
+        out_at = writer.address(out_at, (column, out_row), (row, out_column))
+        rows = [writer.load(writer.address(a_at, (index(r), a_row)), writer.vector) for r in range(n)]
         # Shuffling a pack of n rows perfectly, log2(n) times, turns it.
         low = [place + n * side for place in range(n // 2) for side in (0, 1)]
         high = [place + n // 2 for place in low]
         for _ in range(n.bit_length() - 1):
             pairs = zip(rows[: n // 2], rows[n // 2 :], strict=True)
-            rows = [code.pick(one, two, half) for one, two in pairs for half in (low, high)]
+            rows = [writer.pick(one, two, half) for one, two in pairs for half in (low, high)]
         for r, value in enumerate(rows):
-            code.store(value, code.address(out_at, (index(r), out_row)))
-        return code.context.get_dummy_value()
+            writer.store(value, writer.address(out_at, (index(r), out_row)))
+        return writer.context.get_dummy_value()
 
     return types.void(out, a, types.intp, types.intp), generate
 

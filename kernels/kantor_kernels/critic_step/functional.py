@@ -2,15 +2,77 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from kantor_kernels import backends
-from kantor_kernels.critic_step import reference
+from kantor_kernels.backends import InModule
+from kantor_kernels.critic_step import reference, tiled
 from kantor_kernels.critic_step.problem import LOSSES, CriticStep, Loss, Perceptron, Rows
 
 # Layers whose activations fit on a processor; wider ones are what matrix libraries are good at.
 WIDEST = 256
+
+
+class Layers(NamedTuple):
+    """What is asked of a perceptron's step or of its values.
+
+    `sizes` are those of the input and of each layer.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    sizes: tuple[int, ...]
+    straight: bool
+
+    @classmethod
+    def of(cls, perceptron: Perceptron) -> Layers:
+        first = perceptron.weights[0]
+        sizes = perceptron.inputs, *(len(weight) for weight in perceptron.weights)
+        return cls(first.device, first.dtype, sizes, perceptron.straight)
+
+
+def _beyond_triton(problem: Layers) -> str | None:
+    if len(problem.sizes) > 2 and max(problem.sizes) <= WIDEST and problem.dtype == torch.float32:
+        return None
+    return (
+        f"it takes at least two layers of at most {WIDEST} units in float32, "
+        f"got sizes {list(problem.sizes)} in {problem.dtype}"
+    )
+
+
+def _not_worth_compiling(problem: Layers) -> str | None:
+    if problem.device.type != "cuda" or max(problem.sizes) <= WIDEST or problem.dtype != torch.float32:
+        return f"compiling for tens of seconds is for layers of more than {WIDEST} units in float32 on CUDA devices"
+    if torch.cuda.is_current_stream_capturing():
+        return "nothing can be compiled while the caller records a graph"
+    return None
+
+
+def _bends(problem: Layers) -> str | None:
+    return None if problem.straight else "it is for activations that are straight but for kinks"
+
+
+OPERATION = backends.register(
+    "critic_step",
+    InModule("triton", "kantor_kernels.critic_step.triton", "triton", ("cuda",), _beyond_triton),
+    InModule(
+        "compiled",
+        "kantor_kernels.critic_step.compiled",
+        limits=lambda problem: backends.why_not_compile(problem.device),
+        unasked=_not_worth_compiling,
+    ),
+    InModule("cpu", "kantor_kernels.critic_step.cpu", "numba", ("cpu",)),
+    InModule("torch", tiled),
+    InModule("reference", reference),
+)
+FORWARD = backends.register(
+    "mlp_forward",
+    InModule("cpu", "kantor_kernels.critic_step.cpu", "numba", ("cpu",), _bends),
+    InModule("reference", reference),
+)
 
 
 def mlp_critic_step(
@@ -81,9 +143,8 @@ def mlp_critic_step(
         raise ValueError(f"unknown loss {loss!r}; known: {', '.join(LOSSES)}")
     rows = _rows(real, fake, conditions, loss, eps, generator, coefficients, fake_coefficients, penalty_coefficients)
     _check(perceptron, rows, loss)
-    chosen = _chosen(backend, perceptron)
-    compute = reference if chosen == "reference" else backends.implementation("critic_step", chosen)
-    return compute.critic_step(perceptron, rows, Loss(loss, float(weight), float(target), one_sided))
+    chosen, _ = backends.choose(OPERATION, backend, Layers.of(perceptron))
+    return chosen.run("critic_step", perceptron, rows, Loss(loss, float(weight), float(target), one_sided))
 
 
 @torch.no_grad()
@@ -93,7 +154,7 @@ def mlp_forward(network: nn.Module | Perceptron, x: Tensor, *, backend: str = "a
     Args:
         network: as the critic of `mlp_critic_step`.
         x: (N, I), same dtype and device.
-        backend: "auto", "reference" (PyTorch's layers), "cpu". "auto" takes "cpu" on CPUs.
+        backend: "auto", "reference" (PyTorch's layers), "cpu" (ReLU and LeakyReLU). "auto" takes "cpu" where it can.
 
     Returns:
         (N, O). With "cpu", a row's values do not depend on the rows beside it.
@@ -110,29 +171,8 @@ def mlp_forward(network: nn.Module | Perceptron, x: Tensor, *, backend: str = "a
             f"x must be (N, {perceptron.inputs}) in {first.dtype} on {first.device}, "
             f"got {tuple(x.shape)} in {x.dtype} on {x.device}"
         )
-    chosen, _ = backends.choose("critic_step", backend, x.device)
-    if chosen != "cpu":
-        return reference.forward(perceptron, perceptron.parameters(), x)
-    return backends.implementation("critic_step", "cpu").forward(perceptron, x)
-
-
-def _chosen(backend: str, perceptron: Perceptron) -> str:
-    first = perceptron.weights[0]
-    chosen, _ = backends.choose("critic_step", backend, first.device)
-    if chosen != "triton":
-        return chosen
-    sizes = [perceptron.inputs, *(len(weight) for weight in perceptron.weights)]
-    if not (len(sizes) > 2 and max(sizes) <= WIDEST and first.dtype == torch.float32):
-        if backend == "triton":
-            raise ValueError(
-                f"backend 'triton' takes at least two layers of at most {WIDEST} units in float32, "
-                f"got sizes {sizes} in {first.dtype}; backend 'torch' takes any"
-            )
-        wide = max(sizes) > WIDEST and first.dtype == torch.float32
-        # Nothing can be compiled while the caller records a graph.
-        recording = first.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-        return "compiled" if wide and not recording and not backends.why_not_compiled(first.device) else "torch"
-    return chosen
+    chosen, _ = backends.choose(FORWARD, backend, Layers.of(perceptron))
+    return chosen.run("values", perceptron, x)
 
 
 def _rows(

@@ -72,6 +72,11 @@ def forward(perceptron: Perceptron, parameters: list[Tensor], x: Tensor) -> Tens
     return x
 
 
+def values(perceptron: Perceptron, x: Tensor) -> Tensor:
+    """What the perceptron gives for each row, (N, O)."""
+    return forward(perceptron, perceptron.parameters(), x)
+
+
 def length(v: Tensor) -> Tensor:
     """|v| per row, with all derivatives 0 where v = 0."""
     square = v.square().sum(-1)

@@ -19,18 +19,18 @@ from kantor_kernels.critic_step.problem import CriticStep, Loss, Perceptron, Row
 
 # Rows of the batch in a block on the CPU, even.
 BLOCK = 512
-# Sets of buffers that a thread keeps.
-KEPT = 4
+# Sets of buffers that a thread holds.
+HELD = 4
 
 _leaky_relu_backward = torch.ops.aten.leaky_relu_backward.grad_input
 
 
 def critic_step(perceptron: Perceptron, rows: Rows, loss: Loss) -> CriticStep:
     """As the reference."""
-    return by_blocks(perceptron, rows, loss, Work)
+    return by_blocks(perceptron, rows, loss, Buffers)
 
 
-def by_blocks(perceptron: Perceptron, rows: Rows, loss: Loss, kind_of_work: type[Work]) -> CriticStep:
+def by_blocks(perceptron: Perceptron, rows: Rows, loss: Loss, kind_of_buffers: type[Buffers]) -> CriticStep:
     """The step, one block of the batch after the other."""
     with torch.no_grad():
         by_weights = [torch.empty_like(w) for w in perceptron.weights]
@@ -39,10 +39,10 @@ def by_blocks(perceptron: Perceptron, rows: Rows, loss: Loss, kind_of_work: type
         blocks = _blocks(rows, loss.kind)
         total_K3 = rows.eps.new_zeros(len(blocks), 3)
         for index, (block, points) in enumerate(blocks):
-            work = _kept(kind_of_work, perceptron, len(block.real), block.real.shape[1], loss.kind)
-            work.step(perceptron, block, loss, norm_P[points], total_K3[index])
-            work.collect(by_weights, add=index > 0)
-            by_biases = work.by_biases.clone() if index == 0 else by_biases.add_(work.by_biases)
+            buffers = _buffers_for(kind_of_buffers, perceptron, len(block.real), block.real.shape[1], loss.kind)
+            buffers.step(perceptron, block, loss, norm_P[points], total_K3[index])
+            buffers.collect(by_weights, add=index > 0)
+            by_biases = buffers.by_biases.clone() if index == 0 else by_biases.add_(buffers.by_biases)
         gradients: list[Tensor] = []
         parts = by_biases.split_with_sizes([len(w) for w in by_weights])
         for bias, by_weight, by_bias in zip(perceptron.biases, by_weights, parts, strict=True):
@@ -67,29 +67,29 @@ T = TypeVar("T")
 _local = threading.local()
 
 
-def _kept(kind_of_work: type[Work], perceptron: Perceptron, b: int, features: int, kind: str) -> Work:
+def _buffers_for(kind_of_buffers: type[Buffers], perceptron: Perceptron, b: int, features: int, kind: str) -> Buffers:
     """Buffers for this shape: on the CPU those of the last such step; elsewhere allocator or compiler keep memory."""
     first = perceptron.weights[0]
     if first.device.type != "cpu" or torch.compiler.is_compiling():
-        return kind_of_work(perceptron, b, features, kind)
+        return kind_of_buffers(perceptron, b, features, kind)
     shapes = tuple(w.shape for w in perceptron.weights)
-    key = (kind_of_work, shapes, b, features, kind, perceptron.straight, first.dtype)
-    return kept(key, lambda: kind_of_work(perceptron, b, features, kind))
+    key = (kind_of_buffers, shapes, b, features, kind, perceptron.straight, first.dtype)
+    return reused(key, lambda: kind_of_buffers(perceptron, b, features, kind))
 
 
-def kept(key: object, make: Callable[[], T]) -> T:
+def reused(key: object, make: Callable[[], T]) -> T:
     """What `make` makes, or what it made for this key at one of this thread's latest steps."""
-    found: OrderedDict[object, Any] = _local.__dict__.setdefault("kept", OrderedDict())
+    found: OrderedDict[object, Any] = _local.__dict__.setdefault("buffers", OrderedDict())
     if key not in found:
         with torch.inference_mode(False):  # tensors of inference mode cannot be written to outside of it
             found[key] = make()
-        if len(found) > KEPT:
+        if len(found) > HELD:
             found.popitem(last=False)
     found.move_to_end(key)
     return found[key]
 
 
-class Work:
+class Buffers:
     """The buffers of a block, and the steps of the closed form on them.
 
     The rows of `values` and `cotangents` are the real and generated ones, the points between, and the tangents there.
@@ -261,11 +261,11 @@ class Work:
         excess_P = norm_P - loss.target
         if loss.one_sided:
             excess_P.clamp_min_(0.0)
-        share_P = coefficient_P * excess_P
-        penalty = torch.dot(share_P, excess_P)
+        weighted_P = coefficient_P * excess_P
+        penalty = torch.dot(weighted_P, excess_P)
         total_3[0] += loss.weight * penalty
         total_3[2] = penalty
-        factor_P = share_P.mul_(2 * loss.weight).div_(norm_P + (norm_P == 0))
+        factor_P = weighted_P.mul_(2 * loss.weight).div_(norm_P + (norm_P == 0))
         torch.mul(self.g_PD, factor_P[:, None], out=self.inputs[-1])
         self.conditions[-1].zero_()
 

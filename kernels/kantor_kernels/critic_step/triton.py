@@ -44,7 +44,7 @@ HEADER = 4
 
 
 @triton.jit
-def entry(table_ptr, layer):
+def layer_at(table_ptr, layer):
     """(weight, bias, inputs, outputs, number of biases) of a layer."""
     table_ptr += layer * 6
     weight = tl.load(table_ptr).to(tl.pointer_type(tl.float32))
@@ -189,7 +189,7 @@ def forward_layer(
     right_ptr += layer * plane
     offs_w = tl.arange(0, WIDTH)
     offs = tl.arange(0, ROWS)[:, None] * WIDTH + offs_w[None, :]
-    _, bias_ptr, _, _, biases = entry(table_ptr, layer)
+    _, bias_ptr, _, _, biases = layer_at(table_ptr, layer)
     bias = tl.load(bias_ptr + offs_w, mask=offs_w < biases, other=0.0)
     z = product(right_ptr, table_ptr, layer, False, STRIDE, STRIDE == WIDTH, WIDTH, ROWS, WIDTH, CHUNK) + bias[None, :]
     if ACTIVATION != "straight":
@@ -204,7 +204,7 @@ def tangent_layer(
     table_ptr,
     layer,
     plane,
-    kept,
+    keep,
     slope,
     ACTIVATION: tl.constexpr,
     STRIDE: tl.constexpr,
@@ -212,7 +212,7 @@ def tangent_layer(
     WIDTH: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """From t of one layer, in scratch, to t of the next; turns c, kept at a distance from the marks, to s'' u c."""
+    """From t of one layer, in scratch, to t of the next; turns c, at a distance `keep` from the marks, to s'' u c."""
     tl.debug_barrier()
     right_ptr += layer * plane
     mark_ptr += layer * plane
@@ -220,9 +220,9 @@ def tangent_layer(
     mark = tl.load(mark_ptr + offs)
     u = product(right_ptr, table_ptr, layer, False, STRIDE, STRIDE == WIDTH, WIDTH, ROWS, WIDTH, CHUNK)
     if ACTIVATION != "straight":
-        bent = bend_of(mark, ACTIVATION) * u * tl.load(mark_ptr + kept + offs)
+        bent = bend_of(mark, ACTIVATION) * u * tl.load(mark_ptr + keep + offs)
         tl.debug_barrier()
-        tl.store(mark_ptr + kept + offs, bent)
+        tl.store(mark_ptr + keep + offs, bent)
     tl.store(right_ptr + plane + offs, slope_of(mark, slope, ACTIVATION) * u)
 
 
@@ -252,7 +252,7 @@ def pull(
     offs = tl.arange(0, ROWS)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
     top = layers - 1
     if LOSS == "wasserstein":
-        weight_ptr, _, inputs, _, _ = entry(table_ptr, top)
+        weight_ptr, _, inputs, _, _ = layer_at(table_ptr, top)
         offs_o = tl.arange(0, WIDTH)
         w = tl.load(weight_ptr + offs_o, mask=offs_o < inputs, other=0.0)
         c = seed[:, None] * w[None, :]
@@ -376,7 +376,7 @@ def critic_kernel(
             )  # fmt: skip
         tl.debug_barrier()
         if LOSS != "wasserstein":
-            _, bias_ptr, _, _, biases = entry(table_ptr, layers - 1)
+            _, bias_ptr, _, _, biases = layer_at(table_ptr, layers - 1)
             z = product(
                 right_ptr + (layers - 1) * plane + row_h, table_ptr, layers - 1, False, STRIDE, False, OUTPUT, ROWS,
                 WIDTH, CHUNK,
@@ -395,7 +395,7 @@ def critic_kernel(
         seed = tl.where(inside, seed, b - a)
         tl.store(top_ptr + pulled + offs_r * WIDTH, seed)
         if not inside:
-            weight_ptr, bias_ptr, inputs, _, biases = entry(table_ptr, layers - 1)
+            weight_ptr, bias_ptr, inputs, _, biases = layer_at(table_ptr, layers - 1)
             w = tl.load(weight_ptr + offs_w, mask=offs_w < inputs, other=0.0)
             h = tl.load(right_ptr + (layers - 1) * plane + row_h + tile_w)
             score = tl.sum(h * w[None, :], axis=1) + tl.load(bias_ptr, mask=biases > 0, other=0.0)
@@ -427,9 +427,9 @@ def critic_kernel(
             excess = norm - target
             if ONE_SIDED:
                 excess = tl.maximum(excess, 0.0)
-            share = tl.load(c_ptr + index, mask=valid, other=0.0) * excess
-            tl.store(part_ptr + tile, tl.sum(share * excess, axis=0))
-            factor = tl.where(norm > 0, 2 * weight * share / tl.where(norm > 0, norm, 1.0), 0.0)
+            weighted = tl.load(c_ptr + index, mask=valid, other=0.0) * excess
+            tl.store(part_ptr + tile, tl.sum(weighted * excess, axis=0))
+            factor = tl.where(norm > 0, 2 * weight * weighted / tl.where(norm > 0, norm, 1.0), 0.0)
             tl.store(right_ptr + row_s + tile_i, factor[:, None] * g)
             tangent_layer(
                 right_ptr + row_s, mark_ptr + row_h, table_ptr, 0, plane, row_s - row_h, slope, ACTIVATION, 0, ROWS,
@@ -547,7 +547,7 @@ def gradient_kernel(
             tl.store(out_ptr + 1, once * distance)
             tl.store(out_ptr + 2, once * penalty)
     else:
-        _, _, inputs, outputs, biases = entry(table_ptr, layer)
+        _, _, inputs, outputs, biases = layer_at(table_ptr, layer)
         across = tl.cdiv(inputs, TILE)
         offs_o = tl.program_id(0) // across * TILE + tl.arange(0, TILE)
         offs_i = tl.program_id(0) % across * TILE + tl.arange(0, TILE)

@@ -114,7 +114,7 @@ _REPLACED = {
 }
 
 
-class _FirstOrder(torch.autograd.Function):
+class _OnceDifferentiable(torch.autograd.Function):
     """The identity, refusing to be differentiated twice: v is a constant, so a second derivative would be wrong."""
 
     @staticmethod
@@ -170,7 +170,7 @@ def gradient_penalty(
         dual = forward_ad.unpack_dual(score(forward_ad.make_dual(x_hat.detach(), v)))
     if dual.tangent is None or not dual.tangent.requires_grad:
         return value, norm_B
-    tangent = _FirstOrder.apply(dual.tangent.sum())
+    tangent = _OnceDifferentiable.apply(dual.tangent.sum())
     assert isinstance(tangent, Tensor)
     # The difference is exactly zero, so the value is the penalty to the last bit.
     return value + (tangent - tangent.detach()), norm_B

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, overload
+from typing import Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
 
+from kantor_kernels import backends
+from kantor_kernels.backends import InModule
 from kantor_kernels.gradient_penalty import autograd, reference
 
-_BACKENDS = {"auto": autograd, "torch": autograd, "reference": reference}
+
+class Points(NamedTuple):
+    """What is asked of the gradient penalty."""
+
+    device: torch.device
+
+
+OPERATION = backends.register("gradient_penalty", InModule("torch", autograd), InModule("reference", reference))
 
 
 @overload
@@ -98,8 +107,7 @@ def gradient_penalty(
             without weights, a critic that does not return one score a sample, an unknown backend.
         NotImplementedError: a second derivative of the result was asked for.
     """
-    if backend not in _BACKENDS:
-        raise ValueError(f"unknown backend {backend!r} of gradient_penalty; known: {', '.join(_BACKENDS)}")
+    chosen, _ = backends.choose(OPERATION, backend, Points(real.device))
     if real.shape != fake.shape or real.dtype != fake.dtype or real.device != fake.device:
         raise ValueError(
             f"real and fake must agree, got {tuple(real.shape)} {real.dtype} {real.device} and "
@@ -117,8 +125,8 @@ def gradient_penalty(
             raise ValueError(f"the critic must return ({len(x)},) or ({len(x)}, 1), got {tuple(score.shape)}")
         return score
 
-    penalty, norm_B = _BACKENDS[backend].gradient_penalty(
-        checked, x_hat, conditions, coefficient_B, float(target), one_sided
+    penalty, norm_B = chosen.run(
+        "gradient_penalty", checked, x_hat, conditions, coefficient_B, float(target), one_sided
     )
     return (penalty, norm_B.detach()) if return_norms else penalty
 

@@ -1,11 +1,10 @@
 """Energy distance and maximum mean discrepancy between weighted samples, in memory linear in their size."""
 
 from kantor_kernels.pairwise.functional import (
-    EnergyDistanceLoss,
     MMDLoss,
-    energy_distance,
     explain,
     kernel_potential,
+    kernel_slope,
     mmd,
     self_energy,
 )
@@ -21,7 +20,6 @@ from kantor_kernels.pairwise.kernels import (
 
 __all__ = [
     "Energy",
-    "EnergyDistanceLoss",
     "Gaussian",
     "InverseMultiquadric",
     "Kernel",
@@ -29,9 +27,9 @@ __all__ = [
     "MMDLoss",
     "Polynomial",
     "RationalQuadratic",
-    "energy_distance",
     "explain",
     "kernel_potential",
+    "kernel_slope",
     "mmd",
     "self_energy",
 ]

@@ -16,17 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kantor_kernels.backends import implementation
+from kantor_kernels import backends
 
 
 def _run(backend: str, name: str, x_BND: Tensor, *args: Any) -> Any:
-    compute = getattr(implementation("pairwise", backend), name)
     device = x_BND.device.type
     if torch.is_autocast_enabled(device):
         # Autocast would round the matrix products of distances to half precision.
         with torch.autocast(device, enabled=False):
-            return compute(x_BND, *args)
-    return compute(x_BND, *args)
+            return backends.run("pairwise", backend, name, x_BND, *args)
+    return backends.run("pairwise", backend, name, x_BND, *args)
 
 
 @torch.library.custom_op("kantor::pairwise_potential", mutates_args=())

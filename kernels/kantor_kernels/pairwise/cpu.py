@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kantor_kernels.compiling import compiled
-from kantor_kernels.pairwise import line, tiled
+from kantor_kernels.compiling import jit
+from kantor_kernels.pairwise import cpu_line, line, tiled
 from kantor_kernels.pairwise.tiled import NEAR, hvp
-from kantor_kernels.threads import Work, share
+from kantor_kernels.threads import Work, run_all
 
 __all__ = ["grad", "hvp", "mmd", "peak_bytes", "potential", "self_value"]
 
@@ -53,9 +53,9 @@ def potential(
         return tiled.potential(x_BND, y_BMD, b_BM, family, constants, skip_diagonal, want_grad)
     if line.applies(x_BND.shape[-1], family, constants):
         return line.potential(x_BND, y_BMD, b_BM, skip_diagonal)
-    x, y = _samples(x_BND, y_BMD, None, b_BM)
+    x, y = _layouts(x_BND, y_BMD, None, b_BM)
     sums = _sums(x, y, family, constants, _OFF_DIAGONAL if skip_diagonal else _EVERY, want_grad)
-    share(sums.work)
+    run_all(sums.work)
     return sums.value, sums.slope
 
 
@@ -76,9 +76,9 @@ def self_value(x_BND: Tensor, a_BN: Tensor | None, family: str, constants: Seque
     if family == "polynomial" or line.applies(x_BND.shape[-1], family, constants):
         value_BN = potential(x_BND, x_BND, a_BN, family, constants, True, False)[0]
         return (value_BN if a_BN is None else a_BN * value_BN).sum(-1)
-    x, _ = _samples(x_BND, x_BND, a_BN, a_BN)
+    x, _ = _layouts(x_BND, x_BND, a_BN, a_BN)
     sums = _sums(x, x, family, constants, _BELOW, False)
-    share(sums.work)
+    run_all(sums.work)
     return sums.total()
 
 
@@ -96,14 +96,14 @@ def mmd(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(value, by_x, by_y) as `autograd.mmd`: all sums of a squared MMD at once, so that threads are woken once."""
     if line.applies(x_BND.shape[-1], family, constants):
-        return _mmd_on_line(x_BND, y_BMD, a_BN, b_BM, factor_B3, want_yy, want_x, want_y)
-    x, y = _samples(x_BND, y_BMD, a_BN, b_BM)
+        return cpu_line.mmd(x_BND, y_BMD, a_BN, b_BM, factor_B3, want_yy, want_x, want_y)
+    x, y = _layouts(x_BND, y_BMD, a_BN, b_BM)
     sums = partial(_sums, family=family, constants=constants)
     xy = sums(x, y, pairs=_EVERY, want_grad=want_x) if want_x or not want_y else None
     yx = sums(y, x, pairs=_EVERY, want_grad=True) if want_y else None
     xx = sums(x, x, pairs=_OFF_DIAGONAL if want_x else _BELOW, want_grad=want_x)
     yy = sums(y, y, pairs=_OFF_DIAGONAL if want_y else _BELOW, want_grad=want_y) if want_yy else None
-    share(*(part.work for part in (xy, yx, xx, yy) if part is not None))
+    run_all(*(part.work for part in (xy, yx, xx, yy) if part is not None))
 
     across = xy or yx
     assert across is not None
@@ -130,51 +130,8 @@ def peak_bytes(batch: int, n: int, m: int, d: int, itemsize: int, device: str) -
     return 2 * points + sums + tile
 
 
-def _mmd_on_line(
-    x_BN1: Tensor,
-    y_BM1: Tensor,
-    a_BN: Tensor | None,
-    b_BM: Tensor | None,
-    factor_B3: Tensor,
-    want_yy: bool,
-    want_x: bool,
-    want_y: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A single direction of the sliced energy distance, which is exact here."""
-    # The sliced operation rests on this one; the pairs of a line need its walk.
-    from kantor_kernels.sliced import cpu as sliced
-
-    n, m = x_BN1.shape[1], y_BM1.shape[1]
-    weight_BK = None
-    total_x, total_y = factor_B3.new_full((1, 1), n), factor_B3.new_full((1, 1), m)
-    if a_BN is not None or b_BM is not None:
-        a_BN, b_BM = (
-            torch.ones_like(points[..., 0], dtype=torch.float64) if weight is None else weight.double()
-            for points, weight in ((x_BN1, a_BN), (y_BM1, b_BM))
-        )
-        total_x, total_y = a_BN.sum(-1, keepdim=True), b_BM.sum(-1, keepdim=True)
-        weight_BK = torch.cat([a_BN / total_x, b_BM / total_y], -1)
-    # What the self terms have beyond those of the V estimator; -1 leaves a term out.
-    excess_B2 = torch.cat([factor_B3[:, :1] * total_x**2, factor_B3[:, 2:] * total_y**2], -1) - 1
-    if not want_yy:
-        excess_B2[:, 1] = -1
-    values, slopes = [], []
-    for s in range(len(x_BN1)):
-        z_K1 = torch.cat([x_BN1[s], y_BM1[s]])
-        weight_K = None if weight_BK is None else weight_BK[s]
-        value, _, slope_K1, _ = sliced.energy(
-            z_K1, n, weight_K, excess_B2[s], torch.ones_like(z_K1[:1]), want_x or want_y, False
-        )
-        values.append(value.squeeze(0))
-        slopes.append(slope_K1)
-    slope_BK1 = torch.stack(slopes)
-    nothing = x_BN1.new_empty(0)
-    by_x = slope_BK1[:, :n].clone() if want_x else nothing
-    return torch.stack(values), by_x, slope_BK1[:, n:].clone() if want_y else nothing.clone()
-
-
 @dataclass(frozen=True)
-class _Sample:
+class _Layouts:
     """Points and weights in the layouts that the kernels want, each made when it is first asked for."""
 
     points: Tensor  # (B, N, D)
@@ -211,11 +168,11 @@ class _Sample:
         return slope_BND if self.weight is None else self.weight.unsqueeze(-1) * slope_BND
 
 
-def _samples(x_BND: Tensor, y_BMD: Tensor, a_BN: Tensor | None, b_BM: Tensor | None) -> tuple[_Sample, _Sample]:
+def _layouts(x_BND: Tensor, y_BMD: Tensor, a_BN: Tensor | None, b_BM: Tensor | None) -> tuple[_Layouts, _Layouts]:
     centre_B1D = tiled.centre(x_BND, y_BMD) if x_BND.shape[-1] > FEATURES[-1] else None
     # Helping threads know nothing of the caller's `no_grad`.
     x, y = (
-        _Sample(points.detach().contiguous(), None if weight is None else weight.detach(), centre_B1D)
+        _Layouts(points.detach().contiguous(), None if weight is None else weight.detach(), centre_B1D)
         for points, weight in ((x_BND, a_BN), (y_BMD, b_BM))
     )
     return x, y
@@ -244,7 +201,7 @@ class _Sums:
         return self.copies * (self.value if self.weight is None else self.weight * self.value).sum(-1)
 
 
-def _sums(x: _Sample, y: _Sample, family: str, constants: Sequence[float], pairs: int, want_grad: bool) -> _Sums:
+def _sums(x: _Layouts, y: _Layouts, family: str, constants: Sequence[float], pairs: int, want_grad: bool) -> _Sums:
     batch, n, d = x.points.shape
     m = y.points.shape[1]
     if family == "energy" and constants[0] != 1.0:
@@ -273,8 +230,8 @@ def _sums(x: _Sample, y: _Sample, family: str, constants: Sequence[float], pairs
 
 def _tiles(
     kernel: Callable[..., None],
-    x: _Sample,
-    y: _Sample,
+    x: _Layouts,
+    y: _Layouts,
     scale: Any,
     value_BN: Tensor,
     slope_BND: Tensor,
@@ -340,7 +297,7 @@ _LEAST, _ROUND = np.float32(-126), np.float32(1.5 * 2**23)
 
 
 # Without "reassoc", which would take the rounding out.
-@compiled(fastmath={"contract"})
+@jit(fastmath={"contract"})
 def _exp2(z: Any) -> Any:
     """2^z for float32 z <= 0, in steps that vectorise and wait little for each other."""
     z = max(z, _LEAST)
@@ -363,36 +320,36 @@ def _row_kernel(
     """kernel(x, y, b, scale, value, slope, pairs, first, last) for rows first to last of the flattened batch."""
     name = f"rows_{features}_{family}_{count}_{dtype}_{'weighted_' * weighted}{'slope' if want_grad else 'value'}"
     every_d = range(features)
-    code = _Code()
-    code(0, f"def {name}(x, y, b, scale, value, slope, pairs, first, last):")
-    code(1, "n, m, features = x.shape[1], y.shape[2], x.shape[2]")
-    _declare(code, count, dtype)
-    code(1, "for row in range(first, last):")
-    code(2, "s = row // n", "i = row - s * n", "U = 0.0")
-    code(2, *(f"x{d} = x[s, i, {d}] if features > {d} else zero" for d in every_d))
-    code(2, *(f"G{d} = 0.0" for d in every_d if want_grad))
+    source = _Source()
+    source(0, f"def {name}(x, y, b, scale, value, slope, pairs, first, last):")
+    source(1, "n, m, features = x.shape[1], y.shape[2], x.shape[2]")
+    _declare(source, count, dtype)
+    source(1, "for row in range(first, last):")
+    source(2, "s = row // n", "i = row - s * n", "U = 0.0")
+    source(2, *(f"x{d} = x[s, i, {d}] if features > {d} else zero" for d in every_d))
+    source(2, *(f"G{d} = 0.0" for d in every_d if want_grad))
     # Columns on either side of the diagonal, or all of them at once.
-    code(2, "for part in range(2):")
-    code(3, "low = 0 if part == 0 else (min(i + 1, m) if pairs == 1 else m)")
-    code(3, "high = m if part == 1 or pairs == 0 else min(i, m)")
-    code(3, f"for start in range(low, high, {BLOCK_COLUMNS}):")
-    code(4, f"stop = min(high, start + {BLOCK_COLUMNS})", "u, v = zero, zero")
+    source(2, "for part in range(2):")
+    source(3, "low = 0 if part == 0 else (min(i + 1, m) if pairs == 1 else m)")
+    source(3, "high = m if part == 1 or pairs == 0 else min(i, m)")
+    source(3, f"for start in range(low, high, {BLOCK_COLUMNS}):")
+    source(4, f"stop = min(high, start + {BLOCK_COLUMNS})", "u, v = zero, zero")
     # Slices indexed from 0 spare the check for negative indices, which would turn every load into a gather.
-    code(4, *(f"y{d} = y[s, {d}, start:stop]" for d in every_d), *(f"g{d} = zero" for d in every_d if want_grad))
+    source(4, *(f"y{d} = y[s, {d}, start:stop]" for d in every_d), *(f"g{d} = zero" for d in every_d if want_grad))
     if weighted:
-        code(4, "w = b[s, start:stop]")
-    code(4, "for j in range(y0.shape[0]):")
-    code(5, *(f"a{d} = x{d} - y{d}[j]" for d in every_d), "t = " + " + ".join(f"a{d} * a{d}" for d in every_d))
-    _profile(code, 5, family, count)
+        source(4, "w = b[s, start:stop]")
+    source(4, "for j in range(y0.shape[0]):")
+    source(5, *(f"a{d} = x{d} - y{d}[j]" for d in every_d), "t = " + " + ".join(f"a{d} * a{d}" for d in every_d))
+    _profile(source, 5, family, count)
     if weighted:
-        code(5, "k *= w[j]", "p *= w[j]")
-    code(5, "u += k", "v += p * rest", *(f"g{d} += a{d} * p" for d in every_d if want_grad))
-    code(4, "U += np.float64(u) + 0.5 * np.float64(v)", *(f"G{d} += g{d}" for d in every_d if want_grad))
-    code(2, "value[s, i] = U")
+        source(5, "k *= w[j]", "p *= w[j]")
+    source(5, "u += k", "v += p * rest", *(f"g{d} += a{d} * p" for d in every_d if want_grad))
+    source(4, "U += np.float64(u) + 0.5 * np.float64(v)", *(f"G{d} += g{d}" for d in every_d if want_grad))
+    source(2, "value[s, i] = U")
     if want_grad:
         for d in every_d:
-            code(2, f"if features > {d}:", f"    slope[s, i, {d}] = G{d}")
-    return code.compiled(name)
+            source(2, f"if features > {d}:", f"    slope[s, i, {d}] = G{d}")
+    return source.function(name)
 
 
 @cache
@@ -403,46 +360,46 @@ def _tile_kernel(family: str, count: int, dtype: str, want_grad: bool) -> Callab
     of close pairs, whose place in the tile becomes zero. A point has its partner on the diagonal `shift` columns on.
     """
     name = f"tile_{family}_{count}_{dtype}_{'slope' if want_grad else 'value'}"
-    code = _Code()
-    code(0, f"def {name}(tile, x, y, x2, y2, b, scale, value, total, near, tau, pairs, shift):")
-    code(1, "height, width, features = tile.shape[0], tile.shape[1], x.shape[1]")
-    _declare(code, count, dtype)
+    source = _Source()
+    source(0, f"def {name}(tile, x, y, x2, y2, b, scale, value, total, near, tau, pairs, shift):")
+    source(1, "height, width, features = tile.shape[0], tile.shape[1], x.shape[1]")
+    _declare(source, count, dtype)
     # All in one type, also the count of close pairs: a wider one would halve the vectors.
-    code(1, f"nan, two, tau = zero / zero, one + one, np.{dtype}(tau)")
-    code(1, "for r in range(height):")
-    code(2, "diagonal = r + shift", "row, s2, u, v, g, close = tile[r], x2[r], zero, zero, zero, zero")
+    source(1, f"nan, two, tau = zero / zero, one + one, np.{dtype}(tau)")
+    source(1, "for r in range(height):")
+    source(2, "diagonal = r + shift", "row, s2, u, v, g, close = tile[r], x2[r], zero, zero, zero, zero")
     # Infinity makes the excluded pair a close one, which the second loop leaves out.
-    code(2, "if pairs == 1 and 0 <= diagonal < width:", "    row[diagonal] = one / zero")
+    source(2, "if pairs == 1 and 0 <= diagonal < width:", "    row[diagonal] = one / zero")
     # Below the diagonal, a row ends where the diagonal crosses it.
-    code(2, "stop = min(width, max(diagonal, 0)) if pairs == 2 else width")
-    code(2, "y2_block, w_block = y2[:stop], b[:stop]")
-    code(2, "for c in range(w_block.shape[0]):")
-    code(3, "size = s2 + y2_block[c]", "t = size - two * row[c]", "far = t > tau * size")
-    code(3, "t = t if far else one", "w = w_block[c] if far else zero")
-    _profile(code, 3, family, count)
-    code(3, "p *= w", "u += w * k", "v += p * rest", f"close += np.{dtype}(not far)")
+    source(2, "stop = min(width, max(diagonal, 0)) if pairs == 2 else width")
+    source(2, "y2_block, w_block = y2[:stop], b[:stop]")
+    source(2, "for c in range(w_block.shape[0]):")
+    source(3, "size = s2 + y2_block[c]", "t = size - two * row[c]", "far = t > tau * size")
+    source(3, "t = t if far else one", "w = w_block[c] if far else zero")
+    _profile(source, 3, family, count)
+    source(3, "p *= w", "u += w * k", "v += p * rest", f"close += np.{dtype}(not far)")
     if want_grad:
-        code(3, "g += p", "row[c] = p if far else nan")
+        source(3, "g += p", "row[c] = p if far else nan")
     else:
-        code(3, "row[c] = zero if far else nan")
-    code(2, "U, T = np.float64(u) + 0.5 * np.float64(v), np.float64(g)")
-    code(2, "if close > 0:")
-    code(3, "for c in range(stop):")
-    code(4, "if row[c] != row[c]:")
-    code(5, "row[c], t = zero, zero")
-    code(5, "if pairs == 1 and c == diagonal:", "    continue")
-    code(5, "for d in range(features):", "    a = x[r, d] - y[c, d]", "    t += a * a")
-    _profile(code, 5, family, count)
-    code(5, "p *= b[c]", "U += np.float64(b[c] * k) + 0.5 * np.float64(p * rest)")
+        source(3, "row[c] = zero if far else nan")
+    source(2, "U, T = np.float64(u) + 0.5 * np.float64(v), np.float64(g)")
+    source(2, "if close > 0:")
+    source(3, "for c in range(stop):")
+    source(4, "if row[c] != row[c]:")
+    source(5, "row[c], t = zero, zero")
+    source(5, "if pairs == 1 and c == diagonal:", "    continue")
+    source(5, "for d in range(features):", "    a = x[r, d] - y[c, d]", "    t += a * a")
+    _profile(source, 5, family, count)
+    source(5, "p *= b[c]", "U += np.float64(b[c] * k) + 0.5 * np.float64(p * rest)")
     if want_grad:
-        code(5, "for d in range(features):", "    near[r, d] += p * (x[r, d] - y[c, d])")
-    code(2, "value[r] += U")
+        source(5, "for d in range(features):", "    near[r, d] += p * (x[r, d] - y[c, d])")
+    source(2, "value[r] += U")
     if want_grad:
-        code(2, "total[r] += T")
-    return code.compiled(name)
+        source(2, "total[r] += T")
+    return source.function(name)
 
 
-class _Code:
+class _Source:
     """Lines of a generated function."""
 
     def __init__(self) -> None:
@@ -451,52 +408,52 @@ class _Code:
     def __call__(self, depth: int, *lines: str) -> None:
         self.lines.extend("    " * depth + line for line in lines)
 
-    def compiled(self, name: str) -> Callable[..., None]:
+    def function(self, name: str) -> Callable[..., None]:
         # The name of a real file and module lets Numba cache what it compiles, and load it again.
         scope: dict[str, Any] = {"np": np, "exp2": _exp2, "__name__": __name__}
         exec(compile("\n".join(self.lines) + "\n", __file__, "exec"), scope)
-        return compiled(fastmath=_FASTMATH, error_model="numpy")(scope[name])
+        return jit(fastmath=_FASTMATH, error_model="numpy")(scope[name])
 
 
-def _declare(code: _Code, count: int, dtype: str) -> None:
-    code(1, f"zero, one = np.{dtype}(0), np.{dtype}(1)")
-    code(1, f"tiny = np.{dtype}({'1e-36' if dtype == 'float32' else '1e-200'})")
-    code(1, *(f"c{q} = np.{dtype}(scale[{q}])" for q in range(count)), f"share = one / np.{dtype}({count})")
+def _declare(source: _Source, count: int, dtype: str) -> None:
+    source(1, f"zero, one = np.{dtype}(0), np.{dtype}(1)")
+    source(1, f"tiny = np.{dtype}({'1e-36' if dtype == 'float32' else '1e-200'})")
+    source(1, *(f"c{q} = np.{dtype}(scale[{q}])" for q in range(count)), f"share = one / np.{dtype}({count})")
     # Exponents in powers of two, where that is faster; a constant is rounded once either way.
     factor = "np.log2(np.e)" if dtype == "float32" else "one"
-    code(1, "exp = exp2" if dtype == "float32" else "exp = np.exp")
-    code(1, *(f"z{q} = np.{dtype}(-scale[{q}] * {factor})" for q in range(count)))
+    source(1, "exp = exp2" if dtype == "float32" else "exp = np.exp")
+    source(1, *(f"z{q} = np.{dtype}(-scale[{q}] * {factor})" for q in range(count)))
 
 
-def _profile(code: _Code, depth: int, family: str, count: int) -> None:
+def _profile(source: _Source, depth: int, family: str, count: int) -> None:
     """k and p = k'(d) / d from the squared distance t; 1/d is harmless at coincidence, where it multiplies zeros.
 
     The compiler's reciprocal root q is short by a few 1e-8 on average, which would bias every mean. What the distance
     h = t q misses, (t - h h) q / 2, changes k by p (t - h h) / 2: `rest` is the bracket, 0 without a root. It has a sum
     of its own, since next to k float32 would lose it.
     """
-    code(depth, "rest = zero")
+    source(depth, "rest = zero")
     if family in ("energy", "laplacian"):
-        code(depth, "q = one / np.sqrt(max(t, tiny))", "h = t * q", "rest = t - h * h")
+        source(depth, "q = one / np.sqrt(max(t, tiny))", "h = t * q", "rest = t - h * h")
     if family == "energy":
-        code(depth, "k = -h", "p = -q")
+        source(depth, "k = -h", "p = -q")
         return
     if family == _POWER:
-        code(depth, "q = max(t, tiny)", "e = np.exp(c0 * np.log(q)) if t > tiny else zero")
-        code(depth, "k = -e", "p = -(c0 + c0) * e / q")
+        source(depth, "q = max(t, tiny)", "e = np.exp(c0 * np.log(q)) if t > tiny else zero")
+        source(depth, "k = -e", "p = -(c0 + c0) * e / q")
         return
-    code(depth, "k = zero", "p = zero")
+    source(depth, "k = zero", "p = zero")
     for index in range(count):
         c, z = f"c{index}", f"z{index}"
         if family == "gaussian":
-            code(depth, f"e = exp({z} * t)", "k += e", f"p -= ({c} + {c}) * e")
+            source(depth, f"e = exp({z} * t)", "k += e", f"p -= ({c} + {c}) * e")
         elif family == "laplacian":
-            code(depth, f"e = exp({z} * h)", "k += e", f"p -= {c} * q * e")
+            source(depth, f"e = exp({z} * h)", "k += e", f"p -= {c} * q * e")
         elif family == "inverse_multiquadric":
-            code(depth, f"e = one / np.sqrt(one + {c} * {c} * t)", "k += e", f"p -= {c} * {c} * e * e * e")
+            source(depth, f"e = one / np.sqrt(one + {c} * {c} * t)", "k += e", f"p -= {c} * {c} * e * e * e")
         elif family == "rational_quadratic":
-            code(depth, f"h = one + t / ({c} + {c})", f"e = np.exp(-{c} * np.log(h))", "k += e", "p -= e / h")
+            source(depth, f"h = one + t / ({c} + {c})", f"e = np.exp(-{c} * np.log(h))", "k += e", "p -= e / h")
         else:
             raise ValueError(f"unknown kernel family {family!r}")
     if count > 1:
-        code(depth, "k *= share", "p *= share")
+        source(depth, "k *= share", "p *= share")

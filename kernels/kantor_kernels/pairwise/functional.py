@@ -5,98 +5,51 @@ Shapes: `...` batch (equal for all arguments), N rows of x, M rows of y, D featu
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from kantor_kernels import backends
-from kantor_kernels.backends import Explanation
-from kantor_kernels.pairwise import autograd, reference, tiled
-from kantor_kernels.pairwise.kept import on_device
+from kantor_kernels.backends import Backend, Explanation, InModule
+from kantor_kernels.pairwise import autograd, reference, slope, tiled
+from kantor_kernels.pairwise.constants import on_device
 from kantor_kernels.pairwise.kernels import Energy, Gaussian, Kernel, median_distance
+from kantor_kernels.samples import Sample, may_look, prepare, prepare_pair, result_dtype, wants_gradient
 
 # Of the matrix products in `triton_products.py`, which cannot be imported where Triton is missing.
 TRITON_FEATURES = 256
-_PRECISIONS = {"auto": None, "float32": torch.float32, "float64": torch.float64}
 
 
-def energy_distance(
-    x: Tensor,
-    y: Tensor,
-    weight_x: Tensor | None = None,
-    weight_y: Tensor | None = None,
-    *,
-    exponent: float = 1.0,
-    estimator: str = "v",
-    yy: Tensor | None = None,
-    precision: str = "auto",
-    method: str = "exact",
-    n_slices: int | None = None,
-    generator: torch.Generator | None = None,
-    backend: str = "auto",
-) -> Tensor:
-    """Energy distance 2 E|x - y|^beta - E|x - x'|^beta - E|y - y'|^beta between two weighted samples.
+class Pairs(NamedTuple):
+    """What is asked of the pairwise sums."""
 
-    Differentiable twice in x, y and the weights; a third order raises. Memory grows with (N + M) D, never with N M.
-    Half of it is geomloss's "energy" loss; for D = 1 its square root is SciPy's `energy_distance`.
+    device: torch.device
+    dtype: torch.dtype
+    features: int
+    radial: bool
 
-    Source: Szekely and Rizzo, "Energy statistics", J. Stat. Plan. Inference 143 (2013) 1249, eq. (5).
 
-    Args:
-        x: (..., N, D).
-        y: (..., M, D), same batch shape, dtype and device.
-        weight_x: (..., N), any sign, normalised by their sum; None means equal weights.
-        weight_y: (..., M).
-        exponent: beta in (0, 2).
-        estimator: "v" (all pairs) or "u" (without i = j in the self terms: unbiased, may be negative).
-        yy: `self_energy(y, weight_y, kernel=Energy(exponent), estimator=...)`, to spare its recomputation.
-        precision: "auto" (half in float32, else as given), "float32" or "float64" arithmetic.
-        method: "exact", or "sliced" for the estimate of `sliced_energy_distance` (differentiable once).
-        n_slices, generator: of the sliced method.
-        backend: "auto", "reference", "torch", "cpu" or "triton" (the last not for "sliced").
-
-    Returns:
-        (...), float32, or float64 for float64 input; sums are taken in float64.
-
-    Raises:
-        ValueError: shapes, dtypes or devices disagree, an empty sample, N < 2 with "u", weights that sum to zero,
-            an unknown option, a backend that cannot run, a sliced method with another exponent than 1 or with yy.
-    """
-    if method == "sliced":
-        from kantor_kernels.sliced.functional import sliced_energy_distance
-
-        if exponent != 1.0:
-            raise ValueError(f"slicing holds for exponent 1 alone, got {exponent}; use method='exact'")
-        if yy is not None:
-            raise ValueError("yy cannot be reused by the sliced method, which sorts both samples together")
-        return sliced_energy_distance(
-            x,
-            y,
-            weight_x,
-            weight_y,
-            n_slices=n_slices,
-            estimator=estimator,
-            precision=precision,
-            generator=generator,
-            backend=backend,
-        )
-    if method != "exact":
-        raise ValueError(f'method must be "exact" or "sliced", got {method!r}')
-    if n_slices is not None or generator is not None:
-        raise ValueError("n_slices and generator belong to method='sliced'; the exact method draws nothing")
-    return mmd(
-        x,
-        y,
-        weight_x,
-        weight_y,
-        kernel=Energy(exponent),
-        estimator=estimator,
-        yy=yy,
-        precision=precision,
-        backend=backend,
+def _beyond_triton(problem: Pairs) -> str | None:
+    d = problem.features
+    fits = d <= tiled.DIRECT_FEATURES or (d <= TRITON_FEATURES and problem.dtype == torch.float32)
+    if problem.radial and fits:
+        return None
+    return (
+        f"the Triton kernels are for radial kernels on at most {tiled.DIRECT_FEATURES} features, "
+        f"or {TRITON_FEATURES} in float32"
     )
+
+
+OPERATION = backends.register(
+    "pairwise",
+    InModule("triton", "kantor_kernels.pairwise.triton", "triton", ("cuda",), _beyond_triton),
+    InModule("cpu", "kantor_kernels.pairwise.cpu", "numba", ("cpu",)),
+    InModule("torch", tiled),
+    InModule("reference", reference),
+)
+SLOPE = backends.register("kernel_slope", InModule("torch", slope), InModule("reference", reference))
 
 
 def mmd(
@@ -132,30 +85,32 @@ def mmd(
         ValueError: as `energy_distance`.
     """
     kernel = Gaussian("median") if kernel is None else kernel
-    sample_x, sample_y = _pair(x, y, weight_x, weight_y, precision, estimator)
+    sample_x, sample_y = prepare_pair(x, y, weight_x, weight_y, precision, estimator)
     if yy is not None:
         if getattr(kernel, "bandwidths", None) == "median":
             raise ValueError("yy cannot be reused with a median bandwidth: it depends on x")
         if yy.shape != x.shape[:-2]:
             raise ValueError(f"yy must have the batch shape {tuple(x.shape[:-2])}, got {tuple(yy.shape)}")
-    chosen, _ = _choose(backend, sample_x.points, kernel)
-    out = _result_dtype(x)
-    if chosen == "reference":
-        if estimator == "v" and yy is None:
-            return reference.mmd(sample_x.points, sample_y.points, sample_x.weight, sample_y.weight, kernel, "v").to(
-                out
-            )
-        return _reference_mmd(sample_x, sample_y, kernel, estimator, yy).to(out)
+    chosen, _ = _choose(backend, sample_x, kernel)
+    out = result_dtype(x)
+    if chosen.name == "reference":
+        return _reference_mmd(chosen, sample_x, sample_y, kernel, estimator, yy).to(out)
     total_B = 0.0
     # One operator computes everything, unless a derivative by a weight is asked for.
-    at_once = chosen in ("cpu", "triton") and kernel.radial and not (_weighs(sample_x) or _weighs(sample_y))
+    at_once = (
+        chosen.name in ("cpu", "triton")
+        and kernel.radial
+        and not (sample_x.weight_wants_gradient or sample_y.weight_wants_gradient)
+    )
     for term in _terms(kernel, sample_x.flat, sample_y.flat, generator):
         if at_once:
-            both_B = _at_once(sample_x, sample_y, term, estimator, yy is None, chosen)
+            both_B = _at_once(sample_x, sample_y, term, estimator, yy is None, chosen.name)
         else:
-            both_B = _self(sample_x, term.x, term, estimator, chosen) - 2 * _cross(sample_x, sample_y, term, chosen)
+            both_B = _self(sample_x, term.x, term, estimator, chosen.name) - 2 * _cross(
+                sample_x, sample_y, term, chosen.name
+            )
             if yy is None:
-                both_B = both_B + _self(sample_y, term.y, term, estimator, chosen)
+                both_B = both_B + _self(sample_y, term.y, term, estimator, chosen.name)
         total_B = total_B + term.factor * both_B
     assert isinstance(total_B, Tensor)
     total = total_B.reshape(x.shape[:-2])
@@ -192,12 +147,12 @@ def kernel_potential(
         ValueError: as `energy_distance`.
     """
     kernel = Energy() if kernel is None else kernel
-    sample_x, sample_y = _pair(x, y, None, weight_y, precision, "v", normalise)
-    chosen, _ = _choose(backend, sample_x.points, kernel)
-    out = _result_dtype(x)
-    if chosen == "reference":
-        return reference.kernel_potential(
-            sample_x.points, sample_y.points, sample_y.weight, kernel, normalise, skip_diagonal
+    sample_x, sample_y = prepare_pair(x, y, None, weight_y, precision, "v", normalise)
+    chosen, _ = _choose(backend, sample_x, kernel)
+    out = result_dtype(x)
+    if chosen.name == "reference":
+        return chosen.run(
+            "kernel_potential", sample_x.points, sample_y.points, sample_y.weight, kernel, normalise, skip_diagonal
         ).to(out)
     total_BN = 0.0
     for term in _terms(kernel, sample_x.flat, sample_y.flat, generator):
@@ -208,14 +163,67 @@ def kernel_potential(
             term.family,
             term.constants,
             skip_diagonal,
-            _first_order(term.x),
-            chosen,
+            wants_gradient(term.x),
+            chosen.name,
         )[0]
         total_BN = total_BN + term.factor * value_BN
     if normalise:
         total_BN = total_BN / sample_y.total.unsqueeze(-1)
     assert isinstance(total_BN, Tensor)
     return total_BN.reshape(x.shape[:-1]).to(out)
+
+
+def kernel_slope(
+    x: Tensor,
+    y: Tensor,
+    weight_y: Tensor | None = None,
+    *,
+    kernel: Kernel | None = None,
+    normalise: bool = True,
+    skip_diagonal: bool = False,
+    precision: str = "auto",
+    backend: str = "auto",
+) -> Tensor:
+    """The derivative of `kernel_potential` by x, sum_j b_j dk(x_i, y_j) / dx_i, for losses that are made of it.
+
+    Its own derivatives by x, y and the weights come from ordinary operations on tiles of pairs, several times faster
+    than by the second derivatives of the potential: where a witness function's slope is penalised, say. Memory grows
+    with (N + M) D and one tile. Rows that coincide with a kink of the kernel have slope and derivative 0 there.
+
+    Args:
+        x: (..., N, D).
+        y: (..., M, D), same batch shape, dtype and device.
+        weight_y: (..., M) or None for equal weights.
+        kernel: default Energy(); radial, its bandwidths numbers.
+        normalise, skip_diagonal, precision: as in `kernel_potential`.
+        backend: "auto", "torch", or "reference" (the definition, any order of derivative).
+
+    Returns:
+        (..., N, D), float32, or float64 for float64 input; with "torch" differentiable once.
+
+    Raises:
+        ValueError: as `energy_distance`; a kernel that is not radial, a tensor or median bandwidth.
+        NotImplementedError: a second derivative of the result was asked for (with "torch").
+    """
+    kernel = Energy() if kernel is None else kernel
+    if not kernel.radial or isinstance(getattr(kernel, "bandwidths", None), str | Tensor):
+        raise ValueError(f"kernel_slope is for radial kernels whose bandwidths are numbers, got {kernel}")
+    sample_x, sample_y = prepare_pair(x, y, None, weight_y, precision, "v", normalise)
+    points = sample_x.points
+    problem = Pairs(points.device, points.dtype, points.shape[-1], kernel.radial)
+    chosen, _ = backends.choose(SLOPE, backend, problem)
+    if chosen.name == "reference":
+        arguments = points, sample_y.points, sample_y.weight, kernel, normalise, skip_diagonal
+        return chosen.run("kernel_slope", *arguments).to(result_dtype(x))
+    weight_BM = sample_y.weight_flat
+    slopes = [
+        chosen.run("kernel_slope", x_ND, y_MD, None if weight_BM is None else weight_BM[index], kernel, skip_diagonal)
+        for index, (x_ND, y_MD) in enumerate(zip(sample_x.flat, sample_y.flat, strict=True))
+    ]
+    slope_BND = torch.stack(slopes)
+    if normalise:
+        slope_BND = slope_BND / sample_y.total.to(slope_BND.dtype)[:, None, None]
+    return slope_BND.reshape(x.shape).to(result_dtype(x))
 
 
 def self_energy(
@@ -246,13 +254,13 @@ def self_energy(
         ValueError: as `energy_distance`.
     """
     kernel = Energy() if kernel is None else kernel
-    sample = _sample("y", y, weight_y, precision, estimator)
-    chosen, _ = _choose(backend, sample.points, kernel)
-    if chosen == "reference":
-        return reference.self_energy(sample.points, sample.weight, kernel, estimator).double()
+    sample = prepare("y", y, weight_y, precision, estimator)
+    chosen, _ = _choose(backend, sample, kernel)
+    if chosen.name == "reference":
+        return chosen.run("self_energy", sample.points, sample.weight, kernel, estimator).double()
     total_B = 0.0
     for term in _terms(kernel, sample.flat, None, generator):
-        total_B = total_B + term.factor * _self(sample, term.x, term, estimator, chosen)
+        total_B = total_B + term.factor * _self(sample, term.x, term, estimator, chosen.name)
     assert isinstance(total_B, Tensor)
     return total_B.reshape(y.shape[:-2])
 
@@ -277,8 +285,8 @@ def explain(
         ValueError: as `energy_distance`.
     """
     kernel = Energy() if kernel is None else kernel
-    sample_x, sample_y = _pair(x, y, None, None, "auto", "v")
-    chosen, reason = _choose(backend, sample_x.points, kernel)
+    sample_x, sample_y = prepare_pair(x, y, None, None, "auto", "v")
+    chosen, reason = _choose(backend, sample_x, kernel)
     batch, n, d = sample_x.flat.shape
     m = sample_y.flat.shape[1]
     bandwidths = getattr(kernel, "bandwidths", None)
@@ -287,52 +295,11 @@ def explain(
     passes = (cross + 1 + (yy is None)) * terms
     pairs = batch * (cross * n * m + n * n + (m * m if yy is None else 0)) * terms
     itemsize = sample_x.flat.element_size()
-    if chosen == "reference":
+    if chosen.name == "reference":
         peak = batch * max(n, m) ** 2 * (d + 2) * itemsize
     else:
-        estimate: Callable[..., int] = getattr(
-            backends.implementation("pairwise", chosen), "peak_bytes", tiled.peak_bytes
-        )
-        peak = estimate(batch, n, m, d, itemsize, x.device.type)
-    return Explanation(chosen, reason, passes, pairs, peak)
-
-
-class EnergyDistanceLoss(nn.Module):
-    """`energy_distance` as a module; arguments as there.
-
-    Args:
-        exponent, estimator, precision, backend: keyword arguments of `energy_distance`.
-    """
-
-    def __init__(
-        self, exponent: float = 1.0, estimator: str = "v", *, precision: str = "auto", backend: str = "auto"
-    ) -> None:
-        super().__init__()
-        self.exponent, self.estimator = Energy(exponent).exponent, estimator
-        self.precision, self.backend = precision, backend
-
-    def forward(
-        self,
-        x: Tensor,
-        y: Tensor,
-        weight_x: Tensor | None = None,
-        weight_y: Tensor | None = None,
-        yy: Tensor | None = None,
-    ) -> Tensor:
-        return energy_distance(
-            x,
-            y,
-            weight_x,
-            weight_y,
-            exponent=self.exponent,
-            estimator=self.estimator,
-            yy=yy,
-            precision=self.precision,
-            backend=self.backend,
-        )
-
-    def extra_repr(self) -> str:
-        return f"exponent={self.exponent}, estimator={self.estimator!r}"
+        peak = chosen.run("peak_bytes", batch, n, m, d, itemsize, x.device.type)
+    return Explanation(chosen.name, reason, passes, pairs, peak)
 
 
 class MMDLoss(nn.Module):
@@ -381,46 +348,6 @@ class MMDLoss(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Sample:
-    """A checked sample in the dtype of the arithmetic."""
-
-    points: Tensor  # (..., N, D)
-    weight: Tensor | None  # (..., N)
-
-    @property
-    def flat(self) -> Tensor:
-        return self.points.reshape(-1, *self.points.shape[-2:])
-
-    @property
-    def weight_flat(self) -> Tensor | None:
-        return None if self.weight is None else self.weight.reshape(-1, self.weight.shape[-1])
-
-    @property
-    def total(self) -> Tensor:
-        """sum w as (B,) float64."""
-        weight_BN = self.weight_flat
-        if weight_BN is None:
-            batch, n = self.flat.shape[:2]
-            return self.points.new_full((batch,), float(n), dtype=torch.float64)
-        return weight_BN.sum(-1, dtype=torch.float64)
-
-    @property
-    def squares(self) -> Tensor:
-        """sum w^2 as (B,) float64."""
-        weight_BN = self.weight_flat
-        return self.total if weight_BN is None else weight_BN.double().square().sum(-1)
-
-    @property
-    def pair_total(self) -> Tensor:
-        """(sum w)^2 - sum w^2 as (B,) float64."""
-        return self.total**2 - self.squares
-
-    def self_total(self, estimator: str) -> Tensor:
-        """What the sum over pairs of the sample is divided by."""
-        return self.pair_total if estimator == "u" else self.total**2
-
-
-@dataclass(frozen=True)
 class _Term:
     """One registered kernel on (possibly scaled) points; a kernel is the sum of `factor` times its terms."""
 
@@ -441,7 +368,7 @@ def _terms(kernel: Kernel, x_BND: Tensor, y_BMD: Tensor | None, generator: torch
     elif isinstance(bandwidths, Tensor):
         if bandwidths.device != x_BND.device:
             raise ValueError(f"the bandwidths are on {bandwidths.device}, the points on {x_BND.device}")
-        if _may_wait(bandwidths) and not bool((bandwidths > 0).all()):
+        if may_look(bandwidths) and not bool((bandwidths > 0).all()):
             raise ValueError(f"bandwidths must be positive, got {bandwidths.tolist()}")
         scale_KB = bandwidths.reshape(-1, 1).to(x_BND.dtype)
     else:
@@ -458,19 +385,19 @@ def _terms(kernel: Kernel, x_BND: Tensor, y_BMD: Tensor | None, generator: torch
     return terms
 
 
-def _cross(sample_x: _Sample, sample_y: _Sample, term: _Term, backend: str) -> Tensor:
+def _cross(sample_x: Sample, sample_y: Sample, term: _Term, backend: str) -> Tensor:
     """sum_ij a_i b_j k(x_i, y_j) as (B,) float64."""
     x, y, b = term.x, term.y, sample_y.weight_flat
     a = sample_x.weight_flat
-    if not _first_order(x) and _first_order(y):
+    if not wants_gradient(x) and wants_gradient(y):
         # Put the side that is differentiated in front: its gradient comes with the value.
         x, y, a, b = y, x, b, a
-    value_BN = autograd.potential(x, y, b, term.family, term.constants, False, _first_order(x), backend)[0]
+    value_BN = autograd.potential(x, y, b, term.family, term.constants, False, wants_gradient(x), backend)[0]
     weighted = value_BN if a is None else a * value_BN
     return weighted.sum(-1) / (sample_x.total * sample_y.total)
 
 
-def _self(sample: _Sample, x_BND: Tensor, term: _Term, estimator: str, backend: str) -> Tensor:
+def _self(sample: Sample, x_BND: Tensor, term: _Term, estimator: str, backend: str) -> Tensor:
     """sum_ij a_i a_j k(x_i, x_j), or its U statistic, as (B,) float64."""
     w_BN = sample.weight_flat
     value_B = autograd.self_potential(
@@ -478,8 +405,8 @@ def _self(sample: _Sample, x_BND: Tensor, term: _Term, estimator: str, backend: 
         w_BN,
         term.family,
         term.constants,
-        w_BN is not None and _first_order(w_BN),
-        _first_order(x_BND),
+        w_BN is not None and wants_gradient(w_BN),
+        wants_gradient(x_BND),
         backend,
     )[0]
     if estimator == "v" and term.diagonal is None:
@@ -491,7 +418,7 @@ def _self(sample: _Sample, x_BND: Tensor, term: _Term, estimator: str, backend: 
     return value_B / sample.self_total(estimator)
 
 
-def _at_once(sample_x: _Sample, sample_y: _Sample, term: _Term, estimator: str, want_yy: bool, backend: str) -> Tensor:
+def _at_once(sample_x: Sample, sample_y: Sample, term: _Term, estimator: str, want_yy: bool, backend: str) -> Tensor:
     """The squared MMD of a radial term as (B,) float64, not differentiable by the weights."""
     if sample_x.weight is None and sample_y.weight is None:
         n, m = term.x.shape[1], term.y.shape[1]
@@ -511,7 +438,7 @@ def _at_once(sample_x: _Sample, sample_y: _Sample, term: _Term, estimator: str, 
         factor_B3,
         term.family,
         term.constants,
-        (want_yy, _first_order(term.x), _first_order(term.y)),
+        (want_yy, wants_gradient(term.x), wants_gradient(term.y)),
         backend,
     )[0]
     if estimator == "v" and term.diagonal:
@@ -520,96 +447,17 @@ def _at_once(sample_x: _Sample, sample_y: _Sample, term: _Term, estimator: str, 
     return value_B
 
 
-def _reference_mmd(sample_x: _Sample, sample_y: _Sample, kernel: Kernel, estimator: str, yy: Tensor | None) -> Tensor:
+def _reference_mmd(
+    chosen: Backend, sample_x: Sample, sample_y: Sample, kernel: Kernel, estimator: str, yy: Tensor | None
+) -> Tensor:
     if yy is None:
-        return reference.mmd(sample_x.points, sample_y.points, sample_x.weight, sample_y.weight, kernel, estimator)
-    potential = reference.kernel_potential(sample_x.points, sample_y.points, sample_y.weight, kernel, True, False)
+        return chosen.run("mmd", sample_x.points, sample_y.points, sample_x.weight, sample_y.weight, kernel, estimator)
+    potential = chosen.run("kernel_potential", sample_x.points, sample_y.points, sample_y.weight, kernel, True, False)
     a = torch.ones_like(potential) if sample_x.weight is None else sample_x.weight
     cross = (a * potential).sum(-1) / a.sum(-1)
-    return reference.self_energy(sample_x.points, sample_x.weight, kernel, estimator) + yy - 2 * cross
+    return chosen.run("self_energy", sample_x.points, sample_x.weight, kernel, estimator) + yy - 2 * cross
 
 
-def _choose(backend: str, x: Tensor, kernel: Kernel) -> tuple[str, str]:
-    chosen, reason = backends.choose("pairwise", backend, x.device)
-    d = x.shape[-1]
-    fits = d <= tiled.DIRECT_FEATURES or (d <= TRITON_FEATURES and x.dtype == torch.float32)
-    if chosen != "triton" or (kernel.radial and fits):
-        return chosen, reason
-    limit = (
-        f"the Triton kernels are for radial kernels on at most {tiled.DIRECT_FEATURES} features, "
-        f"or {TRITON_FEATURES} in float32"
-    )
-    if backend == "triton":
-        raise ValueError(f"backend 'triton' cannot run: {limit}")
-    return "torch", limit
-
-
-def _may_wait(x: Tensor) -> bool:
-    """Whether values may be looked at: not while a call is compiled or captured, which a call outside came before."""
-    return not torch.compiler.is_compiling() and not (x.is_cuda and torch.cuda.is_current_stream_capturing())
-
-
-def _weighs(sample: _Sample) -> bool:
-    return sample.weight is not None and _first_order(sample.weight)
-
-
-def _first_order(x: Tensor) -> bool:
-    return x.requires_grad and torch.is_grad_enabled()
-
-
-def _result_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _pair(
-    x: Tensor,
-    y: Tensor,
-    weight_x: Tensor | None,
-    weight_y: Tensor | None,
-    precision: str,
-    estimator: str,
-    normalise: bool = True,
-) -> tuple[_Sample, _Sample]:
-    sample_x = _sample("x", x, weight_x, precision, estimator)
-    sample_y = _sample("y", y, weight_y, precision, estimator, normalise)
-    if x.dtype != y.dtype:
-        raise ValueError(f"x and y must have one dtype, got {x.dtype} and {y.dtype}")
-    if x.device != y.device:
-        raise ValueError(f"x and y must be on one device, got {x.device} and {y.device}")
-    if x.shape[-1] != y.shape[-1] or x.shape[:-2] != y.shape[:-2]:
-        raise ValueError(
-            f"x (..., N, D) and y (..., M, D) must agree in D and batch, got {tuple(x.shape)} and {tuple(y.shape)}"
-        )
-    return sample_x, sample_y
-
-
-def _sample(
-    name: str, points: Tensor, weight: Tensor | None, precision: str, estimator: str, normalise: bool = True
-) -> _Sample:
-    if estimator not in ("u", "v"):
-        raise ValueError(f'estimator must be "u" or "v", got {estimator!r}')
-    if precision not in _PRECISIONS:
-        raise ValueError(f"precision must be one of {sorted(_PRECISIONS)}, got {precision!r}")
-    if points.ndim < 2:
-        raise ValueError(f"{name} must have shape (..., N, D), got {tuple(points.shape)}")
-    if not points.is_floating_point():
-        raise ValueError(f"{name} must be floating, got {points.dtype}")
-    if points.numel() == 0:
-        raise ValueError(f"{name} is empty: shape {tuple(points.shape)}")
-    if estimator == "u" and points.shape[-2] < 2:
-        raise ValueError(f"the U estimator needs two rows, {name} has {points.shape[-2]}")
-    dtype = _PRECISIONS[precision] or _result_dtype(points)
-    if weight is None:
-        return _Sample(points.to(dtype), None)
-    if weight.shape != points.shape[:-1]:
-        raise ValueError(f"weight_{name} must have shape {tuple(points.shape[:-1])}, got {tuple(weight.shape)}")
-    if weight.device != points.device or not weight.is_floating_point():
-        raise ValueError(f"weight_{name} must be floating on {points.device}, got {weight.dtype} on {weight.device}")
-    sample = _Sample(points.to(dtype), weight.to(dtype))
-    if normalise and _may_wait(weight):
-        magnitude = weight.detach().double().abs().sum(-1).reshape(-1)
-        if bool((sample.total.detach().abs() <= 1e-12 * magnitude).any()):
-            raise ValueError(f"weight_{name} sums to zero: it cannot be normalised")
-        if estimator == "u" and bool((sample.pair_total.detach().abs() < 1e-12 * magnitude**2).any()):
-            raise ValueError(f"weight_{name}: (sum w)^2 - sum w^2 vanishes, the U estimator is undefined")
-    return sample
+def _choose(backend: str, sample: Sample, kernel: Kernel) -> tuple[Backend, str]:
+    points = sample.points
+    return backends.choose(OPERATION, backend, Pairs(points.device, points.dtype, points.shape[-1], kernel.radial))

@@ -1,7 +1,15 @@
-"""Exact energy sums on a line in O((N + M) log(N + M)): sorting replaces the pairs. Any device, plain PyTorch.
+"""The energy kernel on a line in O((N + M) log(N + M)): sorting replaces the pairs. Any device, plain PyTorch.
 
-With y sorted and B the running sums of its weights, sum_j b_j |x - y_j| = x (B_< - B_>) - (S_< - S_>), where S are the
-running sums of b y; the slope is B_< - B_>, and rows that coincide with x take part in neither (slope 0).
+Potentials: with y sorted and B the running sums of its weights, sum_j b_j |x - y_j| = x (B_< - B_>) - (S_< - S_>), S
+being the running sums of b y; the slope is B_< - B_>, and rows that coincide with x take part in neither (slope 0).
+
+Distances: with the joined sample z sorted and A, B the running sums of the normalised weights of x and y,
+
+    energy distance = 2 sum_k (z_(k+1) - z_(k)) [(A - B)^2 - e_x A (1 - A) - e_y B (1 - B)]_k
+
+where e = 0 gives the V and e = sum w^2 / ((sum w)^2 - sum w^2) the U estimator. Nothing cancels in it. Its slopes are
+differences of the bracket on either side of a row; rows that coincide have one slope, so they do not pull each other.
+Shapes: K = N + M joined rows, R lines.
 """
 
 from __future__ import annotations
@@ -50,3 +58,74 @@ def potential(x_BN1: Tensor, y_BM1: Tensor, b_BM: Tensor | None, skip_diagonal: 
 def _running_sum(value_BM: Tensor) -> Tensor:
     """(B, M + 1): the sums of the first 0, 1, ..., M values."""
     return torch.cat([value_BM.new_zeros(value_BM.shape[0], 1), value_BM.cumsum(-1)], dim=-1)
+
+
+def distances(
+    line_RK: Tensor, n: int, weight_K: Tensor, excess: Tensor, want_slope: bool, want_pull: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(values, spread, slope, pull): the energy distances of one joined sample along several lines.
+
+    Args:
+        line_RK: places along each line, those of x in the first n columns.
+        weight_K: float64, normalised in each of the two samples.
+        excess: (2,) float64, e_x and e_y.
+
+    Returns:
+        values: (R,) float64.
+        spread: (2,) float64, derivative of their sum by e_x and e_y.
+        slope: (R, K), derivative of the values by the places; empty unless wanted.
+        pull: (K,) float64, derivative of their sum by the weights; empty unless wanted.
+    """
+    sorted_RK, order_RK = line_RK.sort(dim=-1)
+    first_RK = order_RK < n
+    mass_RK = weight_K[order_RK]
+    a_RK = torch.where(first_RK, mass_RK, 0.0).cumsum(-1)
+    b_RK = torch.where(first_RK, 0.0, mass_RK).cumsum(-1)
+    gap_RK = sorted_RK.double().diff(dim=-1)
+    inner_a, inner_b = a_RK[:, :-1], b_RK[:, :-1]
+    bend_a, bend_b = inner_a * (1 - inner_a), inner_b * (1 - inner_b)
+    bracket = (inner_a - inner_b).square() - excess[0] * bend_a - excess[1] * bend_b
+    values_R = 2 * (gap_RK * bracket).sum(-1)
+    spread = -2 * torch.stack([(gap_RK * bend_a).sum(), (gap_RK * bend_b).sum()])
+    slope_RK = line_RK.new_empty(0)
+    if want_slope:
+        below_RK, upto_RK = _ties(sorted_RK)
+        a = _before(a_RK, below_RK) + a_RK.gather(-1, upto_RK)
+        b = _before(b_RK, below_RK) + b_RK.gather(-1, upto_RK)
+        pull_apart = torch.where(first_RK, excess[0] * (1 - a) - (a - b), excess[1] * (1 - b) + (a - b))
+        slope_RK = torch.empty_like(sorted_RK).scatter_(-1, order_RK, (2 * mass_RK * pull_apart).to(line_RK.dtype))
+    pull_K = gap_RK.new_empty(0)
+    if want_pull:
+        by_a = gap_RK * (2 * (inner_a - inner_b) - excess[0] * (1 - 2 * inner_a))
+        by_b = gap_RK * (2 * (inner_b - inner_a) - excess[1] * (1 - 2 * inner_b))
+        after_RK = torch.where(first_RK, _beyond(by_a), _beyond(by_b))
+        pull_K = torch.empty_like(after_RK).scatter_(-1, order_RK, 2 * after_RK).sum(0)
+    return values_R, spread, slope_RK, pull_K
+
+
+def equal_weights(k: int, n: int, like: Tensor) -> Tensor:
+    """(K,) float64: normalised weights of samples of n and of k - n rows, on the device of `like`."""
+    weight_K = like.new_full((k,), 1 / n, dtype=torch.float64)
+    weight_K[n:] = 1 / (k - n)
+    return weight_K
+
+
+def _ties(sorted_RK: Tensor) -> tuple[Tensor, Tensor]:
+    """For each row the index of the first and of the last row at the same place."""
+    step_RK = sorted_RK.diff(dim=-1) != 0
+    index_K = torch.arange(sorted_RK.shape[-1], device=sorted_RK.device)
+    start_RK = torch.nn.functional.pad(step_RK, (1, 0), value=True)
+    end_RK = torch.nn.functional.pad(step_RK, (0, 1), value=True)
+    first_RK = torch.where(start_RK, index_K, 0).cummax(-1).values
+    last_RK = torch.where(end_RK, index_K, len(index_K)).flip(-1).cummin(-1).values.flip(-1)
+    return first_RK, last_RK
+
+
+def _before(running_RK: Tensor, index_RK: Tensor) -> Tensor:
+    """The running sum before a row."""
+    return torch.nn.functional.pad(running_RK, (1, 0)).gather(-1, index_RK)
+
+
+def _beyond(part_RK: Tensor) -> Tensor:
+    """(R, K): the sum of the parts from each row on."""
+    return torch.nn.functional.pad(part_RK.flip(-1).cumsum(-1).flip(-1), (0, 1))

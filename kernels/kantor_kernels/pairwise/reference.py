@@ -59,6 +59,19 @@ def kernel_potential(
     return (k_NM @ b_M.unsqueeze(-1)).squeeze(-1)
 
 
+def kernel_slope(
+    x_ND: Tensor, y_MD: Tensor, weight_M: Tensor | None, kernel: Kernel, normalise: bool, skip_diagonal: bool
+) -> Tensor:
+    """The derivative of `kernel_potential` by x, (..., N, D)."""
+    x_ND = x_ND if x_ND.requires_grad else x_ND.detach().requires_grad_()
+    recorded = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # No row's potential depends on another row of x.
+        total = kernel_potential(x_ND, y_MD, weight_M, kernel, normalise, skip_diagonal).sum()
+        (slope_ND,) = torch.autograd.grad(total, x_ND, create_graph=recorded)
+    return slope_ND
+
+
 def self_energy(y_MD: Tensor, weight_M: Tensor | None, kernel: Kernel, estimator: str) -> Tensor:
     """sum_jk b_j b_k k(y_j, y_k), without j = k and divided by (sum w)^2 - sum w^2 for the U estimator."""
     w_M = _weights(weight_M, y_MD)

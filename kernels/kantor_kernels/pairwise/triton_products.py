@@ -72,16 +72,16 @@ def extent_kernel(
     points = x_ptr + sample * n * D
     weights = a_ptr + sample * n
     rows = n
-    share = n_blocks
+    own_blocks = n_blocks
     weighted = A_WEIGHTED
     if block >= n_blocks:
         points = y_ptr + sample * m * D
         weights = b_ptr + sample * m
         rows = m
         block -= n_blocks
-        share = m_blocks
+        own_blocks = m_blocks
         weighted = B_WEIGHTED
-    per_block = tl.cdiv(rows, share)
+    per_block = tl.cdiv(rows, own_blocks)
     first = block * per_block
     last = tl.minimum(first + per_block, rows)
     offs_r = tl.arange(0, ROWS)
@@ -362,9 +362,9 @@ def product_kernel(
                     mask = mask & ((row + offs_r)[:, None] != (j + offs_c)[None, :])
                 if PAIRS == "above":
                     mask = mask & ((row + offs_r)[:, None] < (j + offs_c)[None, :])
-                shares = mask.to(tl.float32)
+                weights = mask.to(tl.float32)
                 if WEIGHTED:
-                    shares *= tl.load(b_ptr + j + offs_c, mask=j + offs_c < last, other=0.0)[None, :]
+                    weights *= tl.load(b_ptr + j + offs_c, mask=j + offs_c < last, other=0.0)[None, :]
                 crowded = tl.max((mask & (t <= reach[:, None])).to(tl.int32)) > 0
                 if crowded:
                     t = tl.zeros((ROWS, TILE), tl.float32)
@@ -374,8 +374,8 @@ def product_kernel(
                         delta = x_d[:, None] - y_d[None, :]
                         t += delta * delta
                 k, p = profile(t, scale_ptr, FAMILY, COUNT, TINY)
-                k = tl.where(mask, k * shares, 0.0)
-                p = tl.where(mask, p * shares, 0.0)
+                k = tl.where(mask, k * weights, 0.0)
+                p = tl.where(mask, p * weights, 0.0)
                 if GRAD:
                     if crowded:
                         for d in range(FROM * WIDTH, min(D, (FROM + HELD) * WIDTH)):

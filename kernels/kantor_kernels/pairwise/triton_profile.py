@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kantor_kernels.pairwise.kept import on_device
+from kantor_kernels.pairwise.constants import on_device
 
 # Programs that run on a processor at one time, roughly; columns below which a program is not worth its start.
 RESIDENT, LEAST_COLUMNS = 4, 32

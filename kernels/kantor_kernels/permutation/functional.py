@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from kantor_kernels import backends
-from kantor_kernels.pairwise.functional import _pair
+from kantor_kernels.backends import InModule
 from kantor_kernels.pairwise.kernels import Energy, Gaussian, InverseMultiquadric, Kernel, Laplacian, median_distance
 from kantor_kernels.permutation import reference, tiled
+from kantor_kernels.samples import prepare_pair
+
+
+class Pool(NamedTuple):
+    """What is asked of the permutation test."""
+
+    device: torch.device
+
+
+OPERATION = backends.register("permutation", InModule("torch", tiled), InModule("reference", reference))
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,7 @@ def two_sample_test(
     kernel = Energy() if kernel is None else kernel
     if x.ndim != 2 or y.ndim != 2:
         raise ValueError(f"x and y must be (N, D) and (M, D), got {tuple(x.shape)} and {tuple(y.shape)}")
-    sample_x, sample_y = _pair(x.detach(), y.detach(), weight_x, weight_y, "auto", "v")
+    sample_x, sample_y = prepare_pair(x.detach(), y.detach(), weight_x, weight_y, "auto", "v")
     n, m = len(x), len(y)
     z_KD = torch.cat([sample_x.points, sample_y.points])
     weights = [
@@ -81,12 +92,9 @@ def two_sample_test(
         z_KD = z_KD.double()
     observed_1K = torch.cat([torch.ones(n, dtype=torch.bool), torch.zeros(m, dtype=torch.bool)])[None]
     first_PK = torch.cat([observed_1K, _labels(permutations, n, m, generator)])
-    chosen = "torch" if backend == "auto" else backends.choose("permutation", backend, x.device)[0]
-    if chosen == "reference":
-        values = reference.statistics(z_KD.double(), weight_K.double(), first_PK.to(x.device), kernel)
-    else:
-        values = tiled.statistics(z_KD, weight_K, first_PK, kernel.family, kernel.constants)
-    values = values.cpu()
+    chosen, _ = backends.choose(OPERATION, backend, Pool(x.device))
+    pool = (z_KD.double(), weight_K.double()) if chosen.name == "reference" else (z_KD, weight_K)
+    values = chosen.run("statistics", *pool, first_PK, kernel).cpu()
     statistic, null = values[0], values[1:]
     # Equal labellings are summed in the same order, but mirrored ones (n = m) are not: allow for their rounding.
     slack = (1e-12 if z_KD.dtype == torch.float64 else 1e-6) * statistic.abs()

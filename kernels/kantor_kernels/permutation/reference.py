@@ -13,7 +13,7 @@ def statistics(z_KD: Tensor, weight_K: Tensor, first_PK: Tensor, kernel: Kernel)
     """MMD^2 (V) of {k: first} against the rest for every row of labels, as (P,)."""
     k_KK = kernel_matrix(z_KD, z_KD, kernel)
     values = []
-    for first_K in first_PK:
+    for first_K in first_PK.to(z_KD.device):
         a_K, b_K = weight_K * first_K, weight_K * ~first_K
         s_K = a_K / a_K.sum() - b_K / b_K.sum()
         values.append(s_K @ k_KK @ s_K)

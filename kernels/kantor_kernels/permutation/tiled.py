@@ -11,21 +11,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kantor_kernels.pairwise.kernels import Kernel
 from kantor_kernels.pairwise.tiled import Tiles
 
 LABEL_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 27}
 
 
-def statistics(z_KD: Tensor, weight_K: Tensor, first_PK: Tensor, family: str, constants: Sequence[float]) -> Tensor:
+def statistics(z_KD: Tensor, weight_K: Tensor, first_PK: Tensor, kernel: Kernel) -> Tensor:
     """MMD^2 (V) of {k: first} against the rest for every row of labels, as (P,) float64."""
     rows = z_KD.shape[0]
     chunk = max(1, LABEL_ELEMENTS.get(z_KD.device.type, LABEL_ELEMENTS["cpu"]) // rows)
-    parts = [_pass(z_KD, weight_K, labels_PK, family, constants) for labels_PK in first_PK.split(chunk)]
+    parts = [_pass(z_KD, weight_K, labels_PK, kernel.family, kernel.constants) for labels_PK in first_PK.split(chunk)]
     return torch.cat(parts)
 
 
 def _pass(z_KD: Tensor, weight_K: Tensor, first_PK: Tensor, family: str, constants: Sequence[float]) -> Tensor:
-    # Scaled by the number of rows the entries are of order one, which keeps float32 products away from underflow.
+    # Scaled by the number of rows the numbers are of order one, which keeps float32 products away from underflow.
     scale = z_KD.shape[0]
     s_KP = _contrast(weight_K.double(), first_PK.to(z_KD.device)).mul_(scale).to(z_KD.dtype)
     total_P = z_KD.new_zeros(s_KP.shape[1], dtype=torch.float64)

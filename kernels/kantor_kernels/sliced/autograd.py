@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kantor_kernels.backends import implementation
+from kantor_kernels import backends
 
 
 @torch.library.custom_op("kantor::sliced_energy", mutates_args=())
@@ -25,7 +25,6 @@ def energy(
 
     weight_BK holds the normalised weights of x, then of y; without them they are equal.
     """
-    compute = implementation("sliced", backend).energy
     n = x_BND.shape[1]
     results = []
     for s in range(len(x_BND)):
@@ -34,7 +33,8 @@ def energy(
         z_KD = torch.cat([x_BND[s], y_BMD[s]]) - centre_D.to(x_BND.dtype)
         weight_K = None if weight_BK is None else weight_BK[s]
         with torch.autocast(x_BND.device.type, enabled=False):
-            results.append(compute(z_KD, n, weight_K, excess_B2[s], direction_PD, want_slope, want_pull))
+            arguments = z_KD, n, weight_K, excess_B2[s], direction_PD, want_slope, want_pull
+            results.append(backends.run("sliced", backend, "energy", *arguments))
     values_BP, spread_B2, slope_BKD, pull_BK = (torch.stack(parts) for parts in zip(*results, strict=True))
     return values_BP.mean(-1), values_BP, spread_B2, slope_BKD, pull_BK
 

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from typing import Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
 from kantor_kernels import backends
-from kantor_kernels.pairwise.functional import _first_order, _pair, _result_dtype, _Sample
-from kantor_kernels.sliced import autograd, reference
+from kantor_kernels.backends import InModule
+from kantor_kernels.samples import Sample, prepare_pair, result_dtype, wants_gradient
+from kantor_kernels.sliced import autograd, reference, tiled
 
 SLICES = 64
+
+
+class Directions(NamedTuple):
+    """What is asked of the sliced energy distance."""
+
+    device: torch.device
+
+
+OPERATION = backends.register(
+    "sliced",
+    InModule("cpu", "kantor_kernels.sliced.cpu", "numba", ("cpu",)),
+    InModule("torch", tiled),
+    InModule("reference", reference),
+)
 
 
 @overload
@@ -91,7 +106,7 @@ def sliced_energy_distance(
         ValueError: as `energy_distance`; n_slices < 1; an error asked for of fewer than two groups of directions.
         NotImplementedError: a second derivative was asked for.
     """
-    sample_x, sample_y = _pair(x, y, weight_x, weight_y, precision, estimator)
+    sample_x, sample_y = prepare_pair(x, y, weight_x, weight_y, precision, estimator)
     count = SLICES if n_slices is None else n_slices
     if count < 1:
         raise ValueError(f"n_slices must be at least 1, got {count}")
@@ -101,11 +116,11 @@ def sliced_energy_distance(
     group = d if orthogonal else 1
     if return_error and count <= group:
         raise ValueError(f"a standard error needs two groups of directions: n_slices > {group}, got {count}")
-    chosen, _ = backends.choose("sliced", backend, x.device)
+    chosen, _ = backends.choose(OPERATION, backend, Directions(x.device))
     direction_PD = _directions(count, d, group, x.device, generator)
-    if chosen == "reference":
-        values = reference.slices(
-            sample_x.points, sample_y.points, sample_x.weight, sample_y.weight, direction_PD, estimator
+    if chosen.name == "reference":
+        values = chosen.run(
+            "slices", sample_x.points, sample_y.points, sample_x.weight, sample_y.weight, direction_PD, estimator
         )
         estimate, values_BP = values.mean(-1), values.detach().double().reshape(-1, count)
     else:
@@ -117,14 +132,14 @@ def sliced_energy_distance(
             weight_BK,
             _excess(sample_x, sample_y, estimator),
             direction_PD.to(points_x.dtype),
-            _first_order(points_x) or _first_order(points_y),
-            weight_BK is not None and _first_order(weight_BK),
-            chosen,
+            wants_gradient(points_x) or wants_gradient(points_y),
+            weight_BK is not None and wants_gradient(weight_BK),
+            chosen.name,
         )
-    estimate = estimate.reshape(x.shape[:-2]).to(_result_dtype(x))
+    estimate = estimate.reshape(x.shape[:-2]).to(result_dtype(x))
     if not return_error:
         return estimate
-    return estimate, _error(values_BP, group).reshape(x.shape[:-2]).to(_result_dtype(x))
+    return estimate, _error(values_BP, group).reshape(x.shape[:-2]).to(result_dtype(x))
 
 
 def _directions(count: int, d: int, group: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
@@ -140,7 +155,7 @@ def _directions(count: int, d: int, group: int, device: torch.device, generator:
     return q.mT.reshape(-1, d)[:count].to(device)
 
 
-def _weights(sample_x: _Sample, sample_y: _Sample) -> Tensor | None:
+def _weights(sample_x: Sample, sample_y: Sample) -> Tensor | None:
     """(B, N + M) float64, normalised in each sample, or None where all are equal."""
     if sample_x.weight is None and sample_y.weight is None:
         return None
@@ -151,7 +166,7 @@ def _weights(sample_x: _Sample, sample_y: _Sample) -> Tensor | None:
     return torch.cat(parts, -1)
 
 
-def _excess(sample_x: _Sample, sample_y: _Sample, estimator: str) -> Tensor:
+def _excess(sample_x: Sample, sample_y: Sample, estimator: str) -> Tensor:
     """(B, 2) float64: what the U estimator takes off for the missing i = j, sum w^2 / ((sum w)^2 - sum w^2)."""
     if estimator == "v":
         return sample_x.points.new_zeros(len(sample_x.flat), 2, dtype=torch.float64)

@@ -1,34 +1,32 @@
 """Objectives and terms by their `kind` in the configuration."""
 
+from collections.abc import Callable
+from typing import Any
+
 from kantor import config
 from kantor.losses.adversarial import Gan, LsGan, NsGan, Wgan, sn_gan
 from kantor.losses.base import Batch, CriticLoss, Objective
 from kantor.losses.cramer import cramer
-from kantor.losses.moments import AllPairs, matching
+from kantor.losses.moments import matching
 from kantor.losses.terms import Constrainer, make_terms
 from kantor.losses.wasserstein import WganGp
-from kantor_kernels import Energy
 
 __all__ = ["Batch", "Constrainer", "CriticLoss", "Objective", "make_objective", "make_terms"]
 
 
+_KINDS: dict[type[config.Settings], Callable[[Any], Objective]] = {
+    config.Gan: Gan,
+    config.NsGan: NsGan,
+    config.LsGan: LsGan,
+    config.SnGan: sn_gan,
+    config.Wgan: Wgan,
+    config.WganGp: WganGp,
+    config.Cramer: cramer,
+    config.EnergyMatching: matching,
+    config.MmdMatching: matching,
+}
+
+
 def make_objective(settings: config.Objective) -> Objective:
-    match settings:
-        case config.Gan():
-            return Gan(settings)
-        case config.NsGan():
-            return NsGan(settings)
-        case config.LsGan():
-            return LsGan(settings)
-        case config.SnGan():
-            return sn_gan(settings)
-        case config.Wgan():
-            return Wgan(settings)
-        case config.WganGp():
-            return WganGp(settings)
-        case config.Cramer(pairs="all"):
-            return AllPairs(Energy(), settings.embedding, settings.penalty)
-        case config.Cramer():
-            return cramer(settings)
-        case config.EnergyMatching() | config.MmdMatching():
-            return matching(settings)
+    """The objective that a configuration asks for."""
+    return _KINDS[type(settings)](settings)

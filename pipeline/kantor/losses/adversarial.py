@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kantor import config
-from kantor.losses.base import Batch, CriticLoss
-from kantor.losses.reduction import coefficients
+from kantor.losses.base import Batch, CriticLoss, Objective
+from kantor.losses.reduction import generated_mean, real_mean
 
 
-class _Scored:
+class _Scored(Objective):
     """Means of one function of the score over real events and of another over generated ones."""
 
     outputs = 1
@@ -26,14 +26,14 @@ class _Scored:
         # One forward for both halves: data parallelism wants one pass through the wrapper and one backward.
         both = critic(torch.cat([batch.real, batch.fake]), torch.cat([batch.conditions] * 2)).squeeze(-1)
         real_B, fake_B = both.chunk(2)
-        loss = _real_mean(batch, self.real(real_B)) + _generated_mean(batch, self.fake(fake_B))
+        loss = real_mean(batch, self.real(real_B)) + generated_mean(batch, self.fake(fake_B))
         with torch.no_grad():
             distance = self.distance(batch, real_B, fake_B)
         nothing = torch.full_like(distance, math.nan)
         return CriticLoss(loss, distance, penalty=nothing, gradient_norm=nothing)
 
     def generator_loss(self, critic: nn.Module, batch: Batch) -> Tensor:
-        return _generated_mean(batch, self.generated(critic(batch.fake, batch.conditions).squeeze(-1)))
+        return generated_mean(batch, self.generated(critic(batch.fake, batch.conditions).squeeze(-1)))
 
     def real(self, score_B: Tensor) -> Tensor:
         """The critic's loss of a real event."""
@@ -72,7 +72,7 @@ class Gan(_Scored):
         return -F.softplus(score_B)
 
     def distance(self, batch: Batch, real_B: Tensor, fake_B: Tensor) -> Tensor:
-        entropy = _real_mean(batch, F.softplus(-real_B)) + _generated_mean(batch, F.softplus(fake_B))
+        entropy = real_mean(batch, F.softplus(-real_B)) + generated_mean(batch, F.softplus(fake_B))
         return math.log(2) - entropy / 2
 
 
@@ -103,7 +103,7 @@ class LsGan(_Scored):
         return self.real(score_B)
 
     def distance(self, batch: Batch, real_B: Tensor, fake_B: Tensor) -> Tensor:
-        return 1 - 4 * (_real_mean(batch, self.real(real_B)) + _generated_mean(batch, self.fake(fake_B)))
+        return 1 - 4 * (real_mean(batch, self.real(real_B)) + generated_mean(batch, self.fake(fake_B)))
 
 
 class Hinge(_Scored):
@@ -125,7 +125,7 @@ class Hinge(_Scored):
         return -score_B
 
     def distance(self, batch: Batch, real_B: Tensor, fake_B: Tensor) -> Tensor:
-        return 1 - (_real_mean(batch, self.real(real_B)) + _generated_mean(batch, self.fake(fake_B))) / 2
+        return 1 - (real_mean(batch, self.real(real_B)) + generated_mean(batch, self.fake(fake_B))) / 2
 
 
 def sn_gan(settings: config.SnGan) -> _Scored:
@@ -136,8 +136,8 @@ def sn_gan(settings: config.SnGan) -> _Scored:
 class Wgan(_Scored):
     """L_C = E f(x~) - E f(x);  L_G = -E f(x~), weights cut to [-c, c]; distance: K times the Wasserstein-1 distance.
 
-    Arjovsky et al., arXiv:1701.07875, Algorithm 1. K is the largest slope that the cut weights allow; `clip_weights`
-    cuts them.
+    Arjovsky et al., arXiv:1701.07875, Algorithm 1. K is the largest slope that the cut weights allow; they are
+    cut after each update of the critic.
     """
 
     output_bias = False
@@ -155,21 +155,9 @@ class Wgan(_Scored):
         return -score_B
 
     def distance(self, batch: Batch, real_B: Tensor, fake_B: Tensor) -> Tensor:
-        return _real_mean(batch, real_B) - _generated_mean(batch, fake_B)
+        return real_mean(batch, real_B) - generated_mean(batch, fake_B)
 
-
-@torch.no_grad()
-def clip_weights(critic: nn.Module, bound: float) -> None:
-    """w <- clip(w, -c, c), after each critic update of `Wgan`."""
-    for parameter in critic.parameters():
-        parameter.clamp_(-bound, bound)
-
-
-def _real_mean(batch: Batch, values_B: Tensor) -> Tensor:
-    return (coefficients(batch.weights, values_B) * values_B).sum()
-
-
-def _generated_mean(batch: Batch, values_B: Tensor) -> Tensor:
-    """A generated event carries the weight of the event whose conditions it was made from, if of any."""
-    weights_B = batch.weights if batch.conditions.shape[-1] else None
-    return (coefficients(weights_B, values_B) * values_B).sum()
+    @torch.no_grad()
+    def after_critic_update(self, critic: nn.Module) -> None:
+        for parameter in critic.parameters():
+            parameter.clamp_(-self.settings.clip, self.settings.clip)

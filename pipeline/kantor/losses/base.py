@@ -19,6 +19,11 @@ class Batch:
     weights: Tensor | None  # (B,), of either sign
     eps: Tensor  # (B, 1): uniform in [0, 1], where between real and generated the penalty is taken
 
+    @property
+    def generated_weights(self) -> Tensor | None:
+        """(B,): a generated event carries the weight of the event whose conditions it was made from, if of any."""
+        return self.weights if self.conditions.shape[-1] else None
+
 
 @dataclass(frozen=True)
 class CriticLoss:
@@ -34,7 +39,7 @@ class CriticLoss:
 
 
 class Objective(Protocol):
-    """A critic loss and a generator loss.
+    """A critic loss and a generator loss; objectives inherit what they do not change.
 
     `critic` may be wrapped for data parallelism in `critic_loss`; in `generator_loss` it is bare and frozen.
     """
@@ -51,6 +56,9 @@ class Objective(Protocol):
     def critic_loss(self, critic: nn.Module, batch: Batch) -> CriticLoss: ...
 
     def generator_loss(self, critic: nn.Module, batch: Batch) -> Tensor: ...
+
+    def after_critic_update(self, critic: nn.Module) -> None:
+        """Done to the bare critic after each of its updates; nothing, unless an objective says otherwise."""
 
 
 def bare(module: nn.Module) -> nn.Module:

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from kantor import config
-from kantor.losses.base import Batch, CriticLoss, bare
+from kantor.losses.base import Batch, CriticLoss, Objective, bare
 from kantor.losses.closed_form import closed_form, perceptron_of
+from kantor.losses.moments import AllPairs
 from kantor.losses.penalty import penalised
-from kantor.losses.reduction import both_coefficients, coefficients
+from kantor.losses.reduction import both_coefficients, weighted_mean
+from kantor_kernels import Energy
 
 
-class CramerEnergy:
+class CramerEnergy(Objective):
     """L_G = E w (|h(r1)-h(g2)| + |h(r2)-h(g1)| - |h(g1)-h(g2)| - |h(r1)-h(r2)|),  L_C = -L_G + lambda GP.
 
     The penalty acts on f(x) = |h(x)-h(g2)| - |h(x)-h(r2)| between r1 and g1. Weights are those of pairs, w = w1 w2.
@@ -46,7 +48,7 @@ class CramerEnergy:
         return _energy(*_embed_generated(critic, batch), _pair_weights(batch))
 
 
-class CramerSurrogate:
+class CramerSurrogate(Objective):
     """Algorithm 1 of arXiv:1705.10743, with x~' the generated row of the partner.
 
     f(x) = |h(x)-h(x~')| - |h(x)|;  L_C = -(E f(x) - E f(x~)) + lambda GP;
@@ -71,7 +73,7 @@ class CramerSurrogate:
             return _norm(h_BO - partner_BO) - _norm(h_BO)
 
         difference_B = witness(real_BO) - witness(fake_BO)
-        distance = (coefficients(weights_B, difference_B) * difference_B).sum()
+        distance = weighted_mean(weights_B, difference_B)
 
         def f(x_BD: Tensor, c_BC: Tensor) -> Tensor:
             return witness(bare(critic)(x_BD, c_BC))
@@ -82,10 +84,13 @@ class CramerSurrogate:
         real_BO, fake_BO = _embed_generated(critic, batch)
         partner_BO = _partners(fake_BO)
         terms_B = _norm(real_BO - fake_BO) + _norm(real_BO - partner_BO) - _norm(fake_BO - partner_BO)
-        return (coefficients(_row_weights(batch), terms_B) * terms_B).sum()
+        return weighted_mean(_row_weights(batch), terms_B)
 
 
-def cramer(settings: config.Cramer) -> CramerEnergy | CramerSurrogate:
+def cramer(settings: config.Cramer) -> Objective:
+    """The objective for the critic and the pairs that are asked for."""
+    if settings.pairs == "all":
+        return AllPairs(Energy(), settings.embedding, settings.penalty)
     return CramerEnergy(settings) if settings.critic == "energy" else CramerSurrogate(settings)
 
 
@@ -106,7 +111,7 @@ def _embed_generated(critic: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
 def _energy(real_BO: Tensor, fake_BO: Tensor, weights_P: Tensor | None) -> Tensor:
     r1, r2, g1, g2 = real_BO[0::2], real_BO[1::2], fake_BO[0::2], fake_BO[1::2]
     terms_P = _norm(r1 - g2) + _norm(r2 - g1) - _norm(g1 - g2) - _norm(r1 - r2)
-    return (coefficients(weights_P, terms_P) * terms_P).sum()
+    return weighted_mean(weights_P, terms_P)
 
 
 def _norm(v_BO: Tensor) -> Tensor:

@@ -10,19 +10,15 @@ no i = j either, since a generated event shares the conditions of the real one i
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from kantor import config
-from kantor.losses.base import Batch, CriticLoss, bare
+from kantor.losses.base import Batch, CriticLoss, Objective, bare
 from kantor.losses.penalty import penalised
 from kantor.losses.reduction import check_total, gathered, world_size
-from kantor_kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic, kernel_potential
-
-# Pairs whose slopes are held in memory at once.
-_PAIRS = 2**22
+from kantor_kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic, kernel_potential, kernel_slope
 
 
-class AllPairs:
+class AllPairs(Objective):
     """L_G = MMD^2 of h(x) and h(x~);  L_C = -L_G + lambda GP.
 
     The penalty acts on the witness f(x) = E k(h(x), h(real)) - E k(h(x), h(generated)), the row whose neighbourhood
@@ -60,7 +56,7 @@ class AllPairs:
         return all_pairs(real_BO, critic(batch.fake, batch.conditions), *pair_weights(batch), self.kernel)
 
 
-class Matching:
+class Matching(Objective):
     """L_G = MMD^2 of the events themselves, conditions beside the features; there is no critic.
 
     Generative moment matching (Li et al., arXiv:1502.02761, eq. (3)); with k = -d the energy distance.
@@ -98,10 +94,10 @@ def make_kernel(settings: config.Kernels) -> Kernel:
 
 
 def pair_weights(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Weights of real and generated rows; a generated event has that of the row whose conditions it shares, if any."""
+    """Weights of real and of generated rows, 1 where there are none."""
     ones_B = torch.ones_like(batch.eps[:, 0])
-    real_B = ones_B if batch.weights is None else batch.weights
-    return real_B, real_B if batch.conditions.shape[-1] else ones_B
+    a_B, b_B = (ones_B if found_B is None else found_B for found_B in (batch.weights, batch.generated_weights))
+    return a_B, b_B
 
 
 def all_pairs(real_BO: Tensor, fake_BO: Tensor, a_B: Tensor, b_B: Tensor, kernel: Kernel) -> Tensor:
@@ -134,30 +130,11 @@ def _witness_slope(h_BO: Tensor, real_BO: Tensor, fake_BO: Tensor, a_B: Tensor, 
     def mean(y_NO: Tensor, w_B: Tensor, w_N: Tensor) -> Tensor:
         others_B = w_N.sum() - w_B
         check_total(others_B, w_N.abs().sum())
-        return _slope(h_BO, y_NO, w_N, kernel) / others_B.unsqueeze(-1)
+        # This rank's rows come first among all.
+        slope_BO = kernel_slope(h_BO, y_NO, w_N, kernel=kernel, normalise=False, skip_diagonal=True)
+        return slope_BO / others_B.unsqueeze(-1)
 
     return mean(real_NO, a_B, a_N) - mean(fake_NO, b_B, b_N)
-
-
-def _slope(x_BO: Tensor, y_NO: Tensor, w_N: Tensor, kernel: Kernel) -> Tensor:
-    """sum_{j != i} w_j dk(x_i, y_j)/dx_i, written out: a second derivative of the potential takes many times longer."""
-    centre_O = y_NO.detach().mean(0)
-    x_BO, y_NO = x_BO - centre_O, y_NO - centre_O
-
-    def rows(x_TO: Tensor, first: int) -> Tensor:
-        # The product below wants single precision.
-        with torch.autocast(x_TO.device.type, enabled=False):
-            distance_TN = torch.cdist(x_TO, y_NO, compute_mode="donot_use_mm_for_euclid_dist")
-            s_TN = w_N * _slope_over_distance(distance_TN, kernel)
-            s_TN = torch.diagonal_scatter(s_TN, torch.zeros_like(x_TO[:, 0]), first)
-            return x_TO * s_TN.sum(1, keepdim=True) - s_TN @ y_NO
-
-    tile = max(1, _PAIRS // len(y_NO))
-    if len(x_BO) <= tile:
-        return rows(x_BO, 0)
-    # A tile's pairs are computed again in the backward pass instead of kept.
-    parts = [checkpoint(rows, x_TO, k * tile, use_reentrant=False) for k, x_TO in enumerate(x_BO.split(tile))]
-    return torch.cat(parts)  # pyright: ignore[reportArgumentType]
 
 
 def _potential(x_BO: Tensor, y_NO: Tensor, w_N: Tensor, kernel: Kernel) -> Tensor:
@@ -170,21 +147,3 @@ def _pair_totals(u_N: Tensor, w_N: Tensor) -> tuple[Tensor, Tensor]:
     total = u_N.sum() * w_N.sum() - (u_N * w_N).sum()
     u_N, w_N = u_N.abs(), w_N.abs()
     return total, u_N.sum() * w_N.sum() - (u_N * w_N).sum()
-
-
-def _slope_over_distance(d_BN: Tensor, kernel: Kernel) -> Tensor:
-    """k'(d) / d, and 0 where the kernel has a kink at d = 0."""
-    apart_BN = d_BN > 0
-    inverse_BN = torch.where(apart_BN, 1 / torch.where(apart_BN, d_BN, 1.0), 0.0)
-    match kernel:
-        case Energy():
-            return -inverse_BN
-        case Gaussian():
-            terms = [-torch.exp(-d_BN.square() / (2 * s * s)) / (s * s) for s in kernel.constants]
-        case Laplacian():
-            terms = [-torch.exp(-d_BN / s) * inverse_BN / s for s in kernel.constants]
-        case RationalQuadratic():
-            terms = [-((1 + d_BN.square() / (2 * alpha)) ** (-alpha - 1)) for alpha in kernel.constants]
-        case _:
-            raise NotImplementedError(f"the slope of {kernel}")
-    return torch.stack(terms).mean(0)

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from kantor.errors import TrainingError
+from kantor.losses.base import Batch
 from kantor.resolution import cancel
 
 
@@ -43,6 +44,21 @@ def coefficients(weights_B: Tensor | None, like_B: Tensor) -> Tensor:
     sums = joined_sum(torch.stack([weights_B.sum(), weights_B.abs().sum()]))
     check_total(sums[0], sums[1])
     return weights_B * (world_size() / sums[0])
+
+
+def weighted_mean(weights_B: Tensor | None, values_B: Tensor) -> Tensor:
+    """This rank's share of the mean of the values over the joined batch; raises as `coefficients`."""
+    return (coefficients(weights_B, values_B) * values_B).sum()
+
+
+def real_mean(batch: Batch, values_B: Tensor) -> Tensor:
+    """`weighted_mean` of values of the real events."""
+    return weighted_mean(batch.weights, values_B)
+
+
+def generated_mean(batch: Batch, values_B: Tensor) -> Tensor:
+    """`weighted_mean` of values of the generated events."""
+    return weighted_mean(batch.generated_weights, values_B)
 
 
 def both_coefficients(weights_B: Tensor | None, like_B: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,8 +6,8 @@ hold what they have learned.
 Shapes: B rows of one rank, P pairs of rows, D critic features, C conditions, K regressed conditions, W hidden units.
 """
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kantor import config
 from kantor.losses.base import Batch
 from kantor.losses.moments import all_pairs, make_kernel, pair_weights
-from kantor.losses.reduction import coefficients, joined_moment
+from kantor.losses.reduction import coefficients, joined_moment, weighted_mean
 from kantor.models.networks.base import Critic
 from kantor.models.networks.perceptron import perceptron
 from kantor_kernels import Kernel, kernel_potential
@@ -28,7 +28,7 @@ class MmdTerm(nn.Module):
     alone (eq. (15)), as FAT-GAN's published code does with (MMD^2)^2 (Alanazi et al., arXiv:2001.11103).
     """
 
-    def __init__(self, settings: config.MmdTerm) -> None:
+    def __init__(self, settings: config.MmdTerm, conditions: Sequence[str], features: int) -> None:
         super().__init__()
         self.settings, self.kernel = settings, make_kernel(settings)
 
@@ -52,7 +52,7 @@ class FeatureMatching(nn.Module):
     Salimans et al., arXiv:1606.03498, section 3.1.
     """
 
-    def __init__(self, settings: config.FeatureMatching) -> None:
+    def __init__(self, settings: config.FeatureMatching, conditions: Sequence[str], features: int) -> None:
         super().__init__()
         self.weight = settings.weight
 
@@ -72,13 +72,14 @@ class Constrainer(nn.Module):
     et al., arXiv:1807.01954, section 3.
 
     Args:
-        names: the dataset's conditions.
+        conditions: names of the dataset's conditions.
+        features: D.
     """
 
-    def __init__(self, settings: config.Constrainer, names: Sequence[str], features: int) -> None:
+    def __init__(self, settings: config.Constrainer, conditions: Sequence[str], features: int) -> None:
         super().__init__()
         self.settings = settings
-        self.columns = [names.index(name) for name in settings.conditions or names]
+        self.columns = [conditions.index(name) for name in settings.conditions or conditions]
         self.layers = perceptron(features, len(self.columns), settings.network)
 
     def errors(self, x_BD: Tensor, c_BC: Tensor) -> Tensor:
@@ -100,17 +101,14 @@ def make_terms(settings: Sequence[config.Term], conditions: Sequence[str], featu
         conditions: names of the dataset's conditions.
         features: D.
     """
-    return nn.ModuleList(_make(term, conditions, features) for term in settings).requires_grad_(False)
+    return nn.ModuleList(_KINDS[type(term)](term, conditions, features) for term in settings).requires_grad_(False)
 
 
-def _make(settings: config.Term, conditions: Sequence[str], features: int) -> nn.Module:
-    match settings:
-        case config.MmdTerm():
-            return MmdTerm(settings)
-        case config.FeatureMatching():
-            return FeatureMatching(settings)
-        case config.Constrainer():
-            return Constrainer(settings, conditions, features)
+_KINDS: dict[type[config.Settings], Callable[[Any, Sequence[str], int], nn.Module]] = {
+    config.MmdTerm: MmdTerm,
+    config.FeatureMatching: FeatureMatching,
+    config.Constrainer: Constrainer,
+}
 
 
 def _partners(real_BD: Tensor, fake_BD: Tensor, a_B: Tensor, b_B: Tensor, kernel: Kernel) -> Tensor:
@@ -118,7 +116,7 @@ def _partners(real_BD: Tensor, fake_BD: Tensor, a_B: Tensor, b_B: Tensor, kernel
 
     def mean(x_PD: Tensor, y_PD: Tensor, weights_P: Tensor) -> Tensor:
         values_P = kernel_potential(x_PD.unsqueeze(1), y_PD.unsqueeze(1), kernel=kernel).squeeze(1)
-        return (coefficients(weights_P, values_P) * values_P).sum()
+        return weighted_mean(weights_P, values_P)
 
     x1, x2, y1, y2 = real_BD[0::2], real_BD[1::2], fake_BD[0::2], fake_BD[1::2]
     a1, a2, b1, b2 = a_B[0::2], a_B[1::2], b_B[0::2], b_B[1::2]

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from kantor import config
-from kantor.losses.base import Batch, CriticLoss, bare
+from kantor.losses.base import Batch, CriticLoss, Objective, bare
 from kantor.losses.closed_form import closed_form, perceptron_of
 from kantor.losses.penalty import penalised
-from kantor.losses.reduction import both_coefficients, coefficients
+from kantor.losses.reduction import both_coefficients, coefficients, generated_mean, real_mean
 
 
-class WganGp:
+class WganGp(Objective):
     """L_C = E f(x~) - E f(x) + lambda GP;  L_G = -E f(x~)."""
 
     outputs = 1
@@ -23,12 +23,12 @@ class WganGp:
         perceptron = perceptron_of(critic)
         if perceptron is not None:
             a_B, c_B = both_coefficients(batch.weights, batch.eps[:, 0])
-            b_B = a_B if _generated_weights(batch) is batch.weights else coefficients(None, a_B)
+            b_B = a_B if batch.generated_weights is batch.weights else coefficients(None, a_B)
             return closed_form(critic, perceptron, batch, "wasserstein", self.settings.penalty, a_B, c_B, b_B)
         # One forward for both halves: data parallelism wants one pass through the wrapper and one backward.
         both = critic(torch.cat([batch.real, batch.fake]), torch.cat([batch.conditions] * 2)).squeeze(-1)
         real_B, fake_B = both.chunk(2)
-        distance = (coefficients(batch.weights, real_B) * real_B).sum() - _generated_mean(batch, fake_B)
+        distance = real_mean(batch, real_B) - generated_mean(batch, fake_B)
 
         def f(x_BD: Tensor, c_BC: Tensor) -> Tensor:
             return bare(critic)(x_BD, c_BC).squeeze(-1)
@@ -36,13 +36,4 @@ class WganGp:
         return penalised(self.settings.penalty, f, batch, slice(None), distance, batch.weights)
 
     def generator_loss(self, critic: nn.Module, batch: Batch) -> Tensor:
-        return -_generated_mean(batch, critic(batch.fake, batch.conditions).squeeze(-1))
-
-
-def _generated_mean(batch: Batch, scores_B: Tensor) -> Tensor:
-    """E f(x~): a generated event carries the weight of the event whose conditions it was made from, if of any."""
-    return (coefficients(_generated_weights(batch), scores_B) * scores_B).sum()
-
-
-def _generated_weights(batch: Batch) -> Tensor | None:
-    return batch.weights if batch.conditions.shape[-1] else None
+        return -generated_mean(batch, critic(batch.fake, batch.conditions).squeeze(-1))

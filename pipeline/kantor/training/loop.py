@@ -11,10 +11,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn, optim
 
-from kantor.config import Training, Wgan
+from kantor.config import Training
 from kantor.errors import TrainingError
 from kantor.losses import Batch, CriticLoss, Objective
-from kantor.losses.adversarial import clip_weights
 from kantor.losses.reduction import joined_mean, world_size
 from kantor.models.features import CriticFeatures
 from kantor.models.networks.base import Generator
@@ -69,8 +68,7 @@ def train(
                 critic_loss = objective.critic_loss(critic, batch)
             what = f"step {state.step}, critic update {n + 1}"
             _descend(critic_loss.loss, state.critic_optimiser, settings.critic_optimiser.clip_norm, what)
-            if isinstance(settings.objective, Wgan):
-                clip_weights(state.critic, settings.objective.clip)
+            objective.after_critic_update(state.critic)
             state.update += 1
 
         # Generator: one update, through the frozen critic.

@@ -296,9 +296,9 @@ def test_an_opponent_that_breaks_stops_nothing(monkeypatch: pytest.MonkeyPatch) 
 
 def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends.shutil, "which", lambda name: None)
-    assert "C++ compiler" in backends.why_not_compiled(torch.device("cpu"))
-    assert backends.why_not_compiled(torch.device("cuda")) == ""
-    case = PairwiseCase(50, 3, Energy(), compiled=True)
+    assert "C++ compiler" in (backends.why_not_compile(torch.device("cpu")) or "")
+    assert backends.why_not_compile(torch.device("cuda")) is None
+    case = PairwiseCase(50, 3, Energy(), torch_compile=True)
     assert "C++ compiler" in next(c.missing for c in case.contenders(torch.device("cpu")) if c.name == "torch.compile")
 
 

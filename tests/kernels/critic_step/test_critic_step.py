@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kantor_kernels import CriticStep, Perceptron, backends, mlp_critic_step, mlp_forward
-from kantor_kernels.backends import why_not_compiled
+from kantor_kernels.backends import why_not_compile
 from kantor_kernels.critic_step import functional, tiled
 from kantor_kernels.testing import assert_close, poisoned_memory
 
@@ -76,7 +76,7 @@ def test_it_equals_double_backward(activation: str, loss: str, backend: str) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(why_not_compiled(torch.device("cpu"))), reason="needs a C++ compiler")
+@pytest.mark.skipif(why_not_compile(torch.device("cpu")) is not None, reason="needs a C++ compiler")
 # PyTorch's compiler uses what PyTorch deprecates.
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_the_compiled_step_equals_double_backward() -> None:
@@ -91,19 +91,22 @@ def test_the_compiled_step_equals_double_backward() -> None:
 
 
 def test_what_is_too_wide_for_triton_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "choose", lambda operation, backend, device: ("triton", ""))
-    monkeypatch.setattr(backends, "why_not_compiled", lambda device: "")
+    recording = False
+    monkeypatch.setattr(backends, "installed", lambda package: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: recording)
 
     def chosen(backend: str, width: int, dtype: torch.dtype = torch.float32) -> str:
-        layers = Perceptron.of(nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 1)).to(dtype))
-        assert layers is not None
-        return functional._chosen(backend, layers)
+        problem = functional.Layers(torch.device("cuda"), dtype, (4, width, 1), True)
+        return backends.choose(functional.OPERATION, backend, problem)[0].name
 
     assert chosen("auto", 256) == "triton"
     assert chosen("auto", 512) == "compiled"
     assert chosen("auto", 512, torch.float64) == "torch"
+    assert chosen("compiled", 16) == "compiled"
     with pytest.raises(ValueError, match="at most 256 units"):
         chosen("triton", 512)
+    recording = True
+    assert chosen("auto", 512) == "torch"
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch"])
@@ -247,6 +250,9 @@ def test_values_alone(activation: str, dtype: torch.dtype) -> None:
                 assert torch.equal(mlp_forward(network, x[i : i + 1])[0], ours[i])
     with pytest.raises(ValueError, match="x must be"):
         mlp_forward(network, torch.randn(3, 2, dtype=dtype))
+    if activation == "silu":
+        with pytest.raises(ValueError, match="straight but for kinks"):
+            mlp_forward(network, torch.randn(3, D + C, dtype=dtype), backend="cpu")
     with pytest.raises(ValueError, match=r"no nn\.Sequential"):
         mlp_forward(nn.Linear(2, 1), torch.randn(3, 2))
 
@@ -292,7 +298,7 @@ def test_bad_input_is_refused() -> None:
             critic, real, fake, penalty_coefficients=torch.ones(3), **options
         ),
         "real is torch.float32": lambda: mlp_critic_step(critic, real.float(), fake, **options),
-        "unknown backend": lambda: mlp_critic_step(critic, real, fake, backend="fortran", **options),
+        "critic_step has no backend": lambda: mlp_critic_step(critic, real, fake, backend="fortran", **options),
         "unknown activation": lambda: Perceptron((w,), (None,), "gelu"),
         "slope must be": lambda: Perceptron((w,), (None,), "tanh", 0.1),
         "is followed by": lambda: Perceptron((w, w), (None, None), "tanh"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import itertools
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,22 +25,22 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "softplus": nn.Softplus,
 }
-QUICK = ("test_of_one_shape", "test_launches_of_an_update", "test_it_refuses")
+REFUSES = "test_it_refuses_what_it_cannot_run"
+QUICK = ("test_of_one_shape", "test_launches_of_an_update", REFUSES)
 interpreted = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") != "1",
     reason="runs in the process with the interpreter that a test above starts",
 )
 
 
-@pytest.mark.parametrize("names", [QUICK, pytest.param(("test_",), marks=pytest.mark.slow)], ids=["quick", "all"])
+@pytest.mark.parametrize("group", ["quick", pytest.param("all", marks=pytest.mark.slow)])
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton has wheels for Linux alone")
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="this is the interpreter's own process")
-def test_the_interpreter_passes_the_tests_of_this_file(names: tuple[str, ...]) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", " or ".join(names)]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[3])
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert " passed" in done.stdout
+def test_the_interpreter_passes_the_tests_of_this_file(group: str, elsewhere: Callable[..., None]) -> None:
+    marked = {name for name, test in globals().items() if interpreted.mark in getattr(test, "pytestmark", [])}
+    assert marked > set(QUICK) - {REFUSES}
+    names = QUICK if group == "quick" else sorted({*marked, REFUSES})
+    elsewhere({Path(__file__): names}, TRITON_INTERPRET="1")
 
 
 def test_it_refuses_what_it_cannot_run() -> None:

@@ -31,7 +31,7 @@ KERNELS: dict[str, Kernel] = {
 }
 # Triton's interpreter takes over the whole process: test_triton.py starts one of its own for it.
 BACKENDS = ["triton"] if os.environ.get("TRITON_INTERPRET") == "1" else ["torch"]
-if BACKENDS == ["torch"] and backends.available("pairwise", "cpu"):
+if BACKENDS == ["torch"] and backends.installed("numba"):
     BACKENDS.append("cpu")
 
 

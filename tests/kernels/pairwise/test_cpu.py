@@ -16,7 +16,7 @@ import torch
 
 from kantor_kernels import Laplacian, energy_distance, explain, kernel_potential, mmd, self_energy
 from kantor_kernels.testing import assert_close
-from kantor_kernels.threads import Work, share
+from kantor_kernels.threads import Work, run_all
 
 
 def test_it_is_the_choice_on_a_processor() -> None:
@@ -60,7 +60,7 @@ def test_the_threads_are_those_of_pytorch(threads: Callable[[int], None]) -> Non
     for count in (3, 5):
         seen.clear()
         threads(count)
-        share(Work(work, 1000, 1000))
+        run_all(Work(work, 1000, 1000))
         assert len(seen) == count
         assert torch.get_num_threads() == count
         assert threading.get_ident() in seen
@@ -74,7 +74,7 @@ def test_every_row_is_worked_once(threads: Callable[[int], None]) -> None:
         def work(kind: int, first: int, last: int, count: np.ndarray = count) -> None:
             count[kind, first:last] += 1
 
-        share(Work(partial(work, 0), rows, 100_000), Work(partial(work, 1), rows, 10))
+        run_all(Work(partial(work, 0), rows, 100_000), Work(partial(work, 1), rows, 10))
         assert (count == 1).all()
 
 
@@ -82,11 +82,11 @@ def test_every_row_is_worked_once(threads: Callable[[int], None]) -> None:
 def test_a_forked_process_works_alone(threads: Callable[[int], None]) -> None:
     """The threads of its parent are not there, and waiting for them would take for ever."""
     threads(2)
-    share(Work(lambda first, last: None, 1000, 1000))
+    run_all(Work(lambda first, last: None, 1000, 1000))
     child = os.fork()
     if child == 0:
         done: list[tuple[int, int]] = []
-        share(Work(lambda first, last: done.append((first, last)), 1000, 1000))
+        run_all(Work(lambda first, last: done.append((first, last)), 1000, 1000))
         os._exit(0 if done == [(0, 1000)] else 1)
     assert os.waitpid(child, 0)[1] == 0
 
@@ -95,7 +95,7 @@ def test_without_openmp_one_thread_does_it_all(threads: Callable[[int], None], m
     threads(2)
     monkeypatch.setattr("kantor_kernels.threads._parallel", lambda: None)
     done: list[tuple[int, int]] = []
-    share(Work(lambda first, last: done.append((first, last)), 1000, 1000))
+    run_all(Work(lambda first, last: done.append((first, last)), 1000, 1000))
     assert done == [(0, 1000)]
 
 
@@ -105,7 +105,7 @@ def test_what_a_thread_raises_comes_out(threads: Callable[[int], None]) -> None:
 
     threads(3)
     with pytest.raises(ValueError, match="row 7"):
-        share(Work(work, 1000, 1000))
+        run_all(Work(work, 1000, 1000))
 
 
 @pytest.mark.parametrize("d", [1, 6, 40])

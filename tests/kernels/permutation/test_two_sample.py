@@ -92,12 +92,12 @@ def test_it_agrees_with_scipy(shift: float, generator) -> None:
     def statistic(a, b) -> float:
         return stats.energy_distance(a, b) ** 2
 
-    reference = stats.permutation_test(
+    theirs = stats.permutation_test(
         (x[:, 0].numpy(), y[:, 0].numpy()), statistic, n_resamples=1999, alternative="greater", rng=1
     )
     ours = two_sample_test(x, y, permutations=1999, generator=generator)
-    assert ours.statistic == pytest.approx(reference.statistic, rel=1e-5)
-    assert_same_probability(ours.p_value, float(reference.pvalue), 1999)
+    assert ours.statistic == pytest.approx(theirs.statistic, rel=1e-5)
+    assert_same_probability(ours.p_value, float(theirs.pvalue), 1999)
 
 
 @pytest.mark.parametrize("d", [1, 3, 20])

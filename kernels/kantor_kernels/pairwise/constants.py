@@ -1,4 +1,4 @@
-"""Small tensors of numbers that calls repeat, kept on their device: a copy there would stop the host and any graph."""
+"""Small tensors of numbers that calls repeat, held on their device: a copy there would stop the host and any graph."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def on_device(values: tuple[float, ...], dtype: torch.dtype, device: torch.devic
     """
     if torch.compiler.is_compiling():
         return torch.stack([torch.full((), value, dtype=dtype, device=device) for value in values])
-    kept = _kept(values, dtype, device)
+    found = _made(values, dtype, device)
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        _HELD[id(kept)] = kept
-    return kept
+        _HELD[id(found)] = found
+    return found
 
 
 @lru_cache(maxsize=256)
-def _kept(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def _made(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     # Outside of inference mode, so that it can be saved for a backward pass later on.
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device)
