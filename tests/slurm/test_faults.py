@@ -135,7 +135,9 @@ class Trainings:
         """The model is that of the uninterrupted training, of at least so many attempts, and nothing else is left."""
         straight = self.workflow.directory / "straight"
         first, second = (Bundle.load(path / "model.pt").generator.state_dict() for path in (straight, out))
-        assert all(torch.equal(first[name], second[name]) for name in first)
+        assert first
+        assert first.keys() == second.keys()
+        assert not [name for name in first if not torch.equal(first[name], second[name])]
         rows = [[row.step for row in read_rows(path / "metrics.jsonl")] for path in (straight, out)]
         assert rows[0] == rows[1]
         assert TrainingRun.read(out / "run.json").attempts >= attempts
@@ -277,7 +279,10 @@ def test_a_full_results_directory_is_named_and_space_goes_on(trainings: Training
     job = trainings.start(out)
     trainings.until(out, job)
     ballast = small_disk / "ballast"
-    subprocess.run(["dd", "if=/dev/zero", f"of={ballast}", "bs=4k"], stderr=subprocess.DEVNULL, check=False)
+    filled = subprocess.run(
+        ["dd", "if=/dev/zero", f"of={ballast}", "bs=4k"], capture_output=True, text=True, check=False
+    )
+    assert "No space left on device" in filled.stderr
     assert job.wait(120) == 2, job.said
     assert f"{out}/.checkpoints" in job.said
     assert "cannot write: No space left on device" in job.said
