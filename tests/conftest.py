@@ -45,13 +45,22 @@ QUICK = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, as a process takes whole files (`--dist loadfile`) and none should begin a long one last."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    in_slurm = {item.path for item in items if "slurm" in item.path.parts}
+    items.sort(key=lambda item: (item.path not in in_slurm, not slow[item.path]))
+
+
 class Workflow:
     """The workflow in a directory of its own, with its own copy of the code."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        for name in ("Snakefile", "workflows", "profiles", "slurm", "pipeline", "kernels"):
+        # What Numba compiles is kept beside the kernels, and not compiled again for every copy.
+        (directory / "kernels").symlink_to(ROOT / "kernels")
+        for name in ("Snakefile", "workflows", "profiles", "slurm", "pipeline"):
             source, target = ROOT / name, directory / name
             if source.is_dir():
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))

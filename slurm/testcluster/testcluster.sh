@@ -74,7 +74,7 @@ up() { # [NODES]
 # Try what the nodes need, so that a refusal can be told from a mistake.
 possible() {
   [ "$(id -u)" = 0 ] || die 77 "needs root, for namespaces and a network bridge (tried: id -u)"
-  for tool in unshare nsenter setsid; do
+  for tool in unshare nsenter setsid flock; do
     command -v $tool >/dev/null || die 77 "needs $tool, of util-linux"
   done
   local said
@@ -83,14 +83,20 @@ possible() {
 }
 
 install() {
-  local wanted=()
+  local wanted=() lock
+  # One at a time: apt-get waits for another to install packages, but not for one to read their lists.
+  exec {lock}>"/var/tmp/testcluster-install-$(id -u).lock"
+  flock "$lock"
   command -v slurmctld >/dev/null || wanted+=(slurmctld)
   command -v slurmd >/dev/null || wanted+=(slurmd)
   command -v sbatch >/dev/null || wanted+=(slurm-client)
   command -v munged >/dev/null || wanted+=(munge)
   command -v ip >/dev/null || wanted+=(iproute2)
   command -v pgrep >/dev/null || wanted+=(procps)
-  [ ${#wanted[@]} = 0 ] && return
+  if [ ${#wanted[@]} = 0 ]; then
+    exec {lock}>&-
+    return
+  fi
   command -v apt-get >/dev/null || die 77 "needs ${wanted[*]} and cannot install them without apt-get"
   echo "testcluster: installing ${wanted[*]}"
   local log
@@ -102,6 +108,7 @@ install() {
     die 1 "apt-get could not install ${wanted[*]}: see above"
   fi
   rm -f "$log"
+  exec {lock}>&-
 }
 
 configure() { # NODES
@@ -145,7 +152,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 # A job that was put back into the queue waits until what it was started with has expired [s].
-AuthInfo=socket=$DIR/run/munge.sock,cred_expire=20
+AuthInfo=socket=$DIR/run/munge.sock,cred_expire=10
 StateSaveLocation=$DIR/state
 SlurmdSpoolDir=$DIR/spool/%n
 SlurmctldPidFile=$DIR/run/slurmctld.pid

@@ -12,7 +12,7 @@ Cluster = Any  # conftest's classes, which an importlib-mode test cannot import
 Workflow = Any
 
 # Two to three minutes on two idle cores.
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
