@@ -16,7 +16,7 @@ help:
 	@echo "make check    linters, types, import contracts, and the tests not marked slow (none over some ten seconds; no Ray,"
 	@echo "              no SLURM): minutes, before every commit"
 	@echo "make test     all tests, linters and types; in a random order, whose seed is printed (repeat it with"
-	@echo "              .venv/bin/pytest tests -p randomly --randomly-seed=SEED)"
+	@echo "              .venv/bin/pytest tests --randomly-seed=SEED; -p no:randomly keeps the order of the files)"
 	@echo "make test-faults  what clusters do to trainings, done to them on a SLURM of two nodes: one part of make test"
 	@echo "make clean    remove the environment; results stay"
 
