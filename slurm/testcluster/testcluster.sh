@@ -52,7 +52,7 @@ die() { # EXIT_STATUS MESSAGE...
 
 up() { # [NODES]
   possible
-  install
+  one_at_a_time install
   local nodes=${1:-2}
   if running; then
     local has
@@ -61,6 +61,8 @@ up() { # [NODES]
     nodes=$has
   else
     down
+    mkdir -p "$DIR"/{etc,log,run,spool,state,tmp,gpu}
+    one_at_a_time add_network
     configure "$nodes"
     start_controller
   fi
@@ -83,20 +85,14 @@ possible() {
 }
 
 install() {
-  local wanted=() lock
-  # One at a time: apt-get waits for another to install packages, but not for one to read their lists.
-  exec {lock}>"/var/tmp/testcluster-install-$(id -u).lock"
-  flock "$lock"
+  local wanted=()
   command -v slurmctld >/dev/null || wanted+=(slurmctld)
   command -v slurmd >/dev/null || wanted+=(slurmd)
   command -v sbatch >/dev/null || wanted+=(slurm-client)
   command -v munged >/dev/null || wanted+=(munge)
   command -v ip >/dev/null || wanted+=(iproute2)
   command -v pgrep >/dev/null || wanted+=(procps)
-  if [ ${#wanted[@]} = 0 ]; then
-    exec {lock}>&-
-    return
-  fi
+  [ ${#wanted[@]} = 0 ] && return
   command -v apt-get >/dev/null || die 77 "needs ${wanted[*]} and cannot install them without apt-get"
   echo "testcluster: installing ${wanted[*]}"
   local log
@@ -108,14 +104,30 @@ install() {
     die 1 "apt-get could not install ${wanted[*]}: see above"
   fi
   rm -f "$log"
-  exec {lock}>&-
+}
+
+# Clusters that start at once: apt-get would not wait for the other to read its lists, and both would find the same
+# subnet free.
+one_at_a_time() { # COMMAND...
+  local lock
+  exec {lock}</var/tmp
+  flock "$lock"
+  "$@" {lock}<&- # for what it starts
+  exec {lock}<&-
+}
+
+add_network() {
+  local subnet
+  subnet=$(free_subnet)
+  echo "10.77.$subnet" >"$DIR/run/network"
+  ip link add "$NAME-br" type bridge
+  ip addr add "10.77.$subnet.254/24" dev "$NAME-br"
+  ip link set "$NAME-br" up
 }
 
 configure() { # NODES
-  mkdir -p "$DIR"/{etc,log,run,spool,state,tmp,gpu}
-  local subnet
-  subnet=$(free_subnet)
-  local network=10.77.$subnet names="${NAME}[1-$1]"
+  local network names="${NAME}[1-$1]"
+  network=$(cat "$DIR/run/network")
   head -c 1024 /dev/urandom >"$DIR/etc/munge.key"
   chmod 600 "$DIR/etc/munge.key"
 
@@ -146,7 +158,7 @@ CONF
   cat >"$DIR/etc/slurm.conf" <<CONF
 ClusterName=$NAME
 SlurmctldHost=$(hostname)($network.254)
-SlurmctldPort=$((16000 + subnet))
+SlurmctldPort=$((16000 + ${network##*.}))
 SlurmdPort=16818
 SlurmUser=root
 SlurmdUser=root
@@ -189,7 +201,6 @@ $(for i in $(seq "$1"); do
 PartitionName=main Nodes=$names Default=YES MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=urgent Nodes=$names MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 CONF
-  echo "$network" >"$DIR/run/network"
   seq -f "$NAME%g" "$1" >"$DIR/run/nodes"
 }
 
@@ -204,9 +215,6 @@ enforceable() { # only version 1 has a file "tasks"
 }
 
 start_controller() {
-  ip link add "$NAME-br" type bridge
-  ip addr add "$(cat "$DIR/run/network").254/24" dev "$NAME-br"
-  ip link set "$NAME-br" up
   munged --force --socket="$DIR/run/munge.sock" --key-file="$DIR/etc/munge.key" --pid-file="$DIR/run/munged.pid" \
     --log-file="$DIR/log/munged.log" --seed-file="$DIR/run/munge.seed"
   slurmctld -c
