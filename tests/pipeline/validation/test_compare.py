@@ -190,6 +190,7 @@ validate(model, manifest, parse(Validation, sys.argv[4], ""), out, world(int(sys
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
 def test_any_number_of_ranks_gives_the_same_bits(
     size: int, compared: Path, dis_model: Path, dis_manifest: Path, tmp_path: Path
