@@ -25,7 +25,7 @@ Cluster = Any  # conftest's classes, which an importlib-mode test cannot import
 Job = Any
 Workflow = Any
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 STEPS, INTERVAL, HIT = 250, 50, 60
 CONFIGURATION = {
@@ -104,7 +104,7 @@ class Trainings:
 
     def until(self, out: Path, job: Job, step: int = HIT, *, after: Moment | None = None) -> Moment:
         """Wait for an update of this step, `after` a moment before a new start."""
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 480
         while time.monotonic() < deadline:
             now = Moment.of(out)
             if now.step >= step and (after is None or now.file != after.file):
@@ -120,7 +120,7 @@ class Trainings:
         assert 0 <= left.step - left.checkpoint <= lost
         self.until(out, job, left.checkpoint + 1, after=left)
         self.table.append((fault, left.step - left.checkpoint, time.monotonic() - since))
-        assert job.wait(240) == 0, job.said
+        assert job.wait(480) == 0, job.said
         self.assert_whole(out)
 
     def resume(self, fault: str, out: Path, *, lost: int = INTERVAL) -> Job:
@@ -153,7 +153,7 @@ def shared_trainings(running: Cluster, new_workflow: Any) -> Iterator[Trainings]
     found = Trainings(running, workflow)
     began = time.monotonic()
     job = found.start(workflow.directory / "straight")
-    assert job.wait(300) == 0, job.said
+    assert job.wait(600) == 0, job.said
     found.took = time.monotonic() - began
     yield found
     print("\n\n| fault | updates done again | seconds to resume |\n| --- | --- | --- |")
