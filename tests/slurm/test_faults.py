@@ -272,6 +272,7 @@ def small_disk(trainings: Trainings) -> Iterator[Path]:
         cluster.kill(node)
     subprocess.run(["umount", str(directory)], check=True)
     directory.rmdir()
+    cluster.up()  # not every test looks whether the nodes are there
 
 
 def test_a_full_results_directory_is_named_and_space_goes_on(trainings: Trainings, small_disk: Path) -> None:
