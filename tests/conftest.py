@@ -6,10 +6,11 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 # Test processes share the cores: a thread that waits by spinning would take a time slice from the one it waits for.
@@ -50,6 +51,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     in_slurm = {item.path for item in items if "slurm" in item.path.parts}
     items.sort(key=lambda item: (item.path not in in_slurm, not slow[item.path]))
+
+
+@pytest.fixture(autouse=True)
+def as_if_alone() -> Iterator[None]:
+    """Whatever ran before: a training, for one, leaves one thread and another place in the random numbers."""
+    torch.manual_seed(1)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 class Workflow:
