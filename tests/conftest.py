@@ -48,9 +48,8 @@ QUICK = {
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first, as a process takes whole files (`--dist loadfile`) and none should begin a long one last."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    in_slurm = {item.path for item in items if "slurm" in item.path.parts}
-    items.sort(key=lambda item: (item.path not in in_slurm, not slow[item.path]))
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: ("slurm" not in item.path.parts, item.path not in slow))
 
 
 @pytest.fixture(autouse=True)

@@ -158,7 +158,7 @@ def _evaluation(truth: Sample, bundle: Bundle, classifier: bool) -> dict[str, fl
     value, error = energy_distance_estimate(generated, truth.features, weights, truth.weights)
     found = {"energy_distance": value, "energy_distance_error": error}
     if classifier:
-        # scikit-learn takes half of the time in which a worker starts, and few trainings ask for it.
+        # scikit-learn is a third of what a worker imports, and few trainings ask for it.
         from kantor.validation.classifier import classifier_test
 
         # Both know the conditions, so that it sees whether the features go with them.
