@@ -7,13 +7,16 @@ BIN := .venv/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help run physics toys test test-faults test-triton test-slurm lint clean
+.PHONY: help run physics toys check test test-faults test-triton test-slurm lint clean
 
 help:
 	@echo "make run      stage the data, train the models, validate them: ends with results/report/index.html"
 	@echo "make physics  the same with several seeds, for figures with uncertainties"
 	@echo "make toys     the same on rings and grids of Gaussians: which modes are found, which collapse"
-	@echo "make test     the tests, linters and types"
+	@echo "make check    linters, types, import contracts, and the tests not marked slow (none over some ten seconds; no Ray,"
+	@echo "              no SLURM): minutes, before every commit"
+	@echo "make test     all tests, linters and types; in a random order, whose seed is printed (repeat it with"
+	@echo "              .venv/bin/pytest tests --randomly-seed=SEED; -p no:randomly keeps the order of the files)"
 	@echo "make test-faults  what clusters do to trainings, done to them on a SLURM of two nodes: one part of make test"
 	@echo "make clean    remove the environment; results stay"
 
@@ -30,15 +33,20 @@ toys: .venv/installed
 	@$(BIN)/snakemake report-toys --set-threads train=1 --quiet all
 	@$(BIN)/kantor summary results/report-toys
 
-test: .venv/tested lint test-triton
-	$(BIN)/pytest -n 2 --dist loadfile
-	$(MAKE) test-slurm
+# What is slow creeps in: the five longest are shown.
+check: .venv/tested lint
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" --durations=5 --durations-min=5
 
-# A real SLURM of two nodes, which slurm/testcluster brings up as root; one test at a time, as its jobs use all CPUs.
+# A test that waits for SLURM or Ray leaves its core to the other process. Whole files, as their tests share what is slow
+# to make; the files that take longest are first (tests/conftest.py).
+test: .venv/tested lint test-triton
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20 tests
+
+# A real SLURM of two nodes, which slurm/testcluster brings up as root: part of make test.
 test-slurm: .venv/tested
 	$(BIN)/pytest tests/slurm
 
-# Of these, what clusters do to trainings, done to them: 20 minutes. Prints the times of docs/faults.md.
+# Of these, what clusters do to trainings, done to them. Prints the times of docs/faults.md.
 test-faults: .venv/tested
 	$(BIN)/pytest -s -v tests/slurm/test_faults.py
 

@@ -6,10 +6,11 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 # Test processes share the cores: a thread that waits by spinning would take a time slice from the one it waits for.
@@ -45,13 +46,30 @@ QUICK = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, as a process takes whole files (`--dist loadfile`) and none should begin a long one last."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: ("slurm" not in item.path.parts, item.path not in slow))
+
+
+@pytest.fixture(autouse=True)
+def as_if_alone() -> Iterator[None]:
+    """Whatever ran before: a training, for one, leaves one thread and another place in the random numbers."""
+    torch.manual_seed(1)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 class Workflow:
     """The workflow in a directory of its own, with its own copy of the code."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        for name in ("Snakefile", "workflows", "profiles", "slurm", "pipeline", "kernels"):
+        # What Numba compiles is kept beside the kernels, and not compiled again for every copy.
+        (directory / "kernels").symlink_to(ROOT / "kernels")
+        for name in ("Snakefile", "workflows", "profiles", "slurm", "pipeline"):
             source, target = ROOT / name, directory / name
             if source.is_dir():
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))

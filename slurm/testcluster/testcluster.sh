@@ -52,7 +52,7 @@ die() { # EXIT_STATUS MESSAGE...
 
 up() { # [NODES]
   possible
-  install
+  one_at_a_time install
   local nodes=${1:-2}
   if running; then
     local has
@@ -61,6 +61,8 @@ up() { # [NODES]
     nodes=$has
   else
     down
+    mkdir -p "$DIR"/{etc,log,run,spool,state,tmp,gpu}
+    one_at_a_time add_network
     configure "$nodes"
     start_controller
   fi
@@ -74,7 +76,7 @@ up() { # [NODES]
 # Try what the nodes need, so that a refusal can be told from a mistake.
 possible() {
   [ "$(id -u)" = 0 ] || die 77 "needs root, for namespaces and a network bridge (tried: id -u)"
-  for tool in unshare nsenter setsid; do
+  for tool in unshare nsenter setsid flock; do
     command -v $tool >/dev/null || die 77 "needs $tool, of util-linux"
   done
   local said
@@ -104,11 +106,28 @@ install() {
   rm -f "$log"
 }
 
-configure() { # NODES
-  mkdir -p "$DIR"/{etc,log,run,spool,state,tmp,gpu}
+# Clusters that start at once: apt-get would not wait for the other to read its lists, and both would find the same
+# subnet free.
+one_at_a_time() { # COMMAND...
+  local lock
+  exec {lock}</var/tmp
+  flock "$lock"
+  "$@" {lock}<&- # for what it starts
+  exec {lock}<&-
+}
+
+add_network() {
   local subnet
   subnet=$(free_subnet)
-  local network=10.77.$subnet names="${NAME}[1-$1]"
+  echo "10.77.$subnet" >"$DIR/run/network"
+  ip link add "$NAME-br" type bridge
+  ip addr add "10.77.$subnet.254/24" dev "$NAME-br"
+  ip link set "$NAME-br" up
+}
+
+configure() { # NODES
+  local network names="${NAME}[1-$1]"
+  network=$(cat "$DIR/run/network")
   head -c 1024 /dev/urandom >"$DIR/etc/munge.key"
   chmod 600 "$DIR/etc/munge.key"
 
@@ -139,13 +158,13 @@ CONF
   cat >"$DIR/etc/slurm.conf" <<CONF
 ClusterName=$NAME
 SlurmctldHost=$(hostname)($network.254)
-SlurmctldPort=$((16000 + subnet))
+SlurmctldPort=$((16000 + ${network##*.}))
 SlurmdPort=16818
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 # A job that was put back into the queue waits until what it was started with has expired [s].
-AuthInfo=socket=$DIR/run/munge.sock,cred_expire=20
+AuthInfo=socket=$DIR/run/munge.sock,cred_expire=10
 StateSaveLocation=$DIR/state
 SlurmdSpoolDir=$DIR/spool/%n
 SlurmctldPidFile=$DIR/run/slurmctld.pid
@@ -182,7 +201,6 @@ $(for i in $(seq "$1"); do
 PartitionName=main Nodes=$names Default=YES MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=urgent Nodes=$names MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 CONF
-  echo "$network" >"$DIR/run/network"
   seq -f "$NAME%g" "$1" >"$DIR/run/nodes"
 }
 
@@ -197,9 +215,6 @@ enforceable() { # only version 1 has a file "tasks"
 }
 
 start_controller() {
-  ip link add "$NAME-br" type bridge
-  ip addr add "$(cat "$DIR/run/network").254/24" dev "$NAME-br"
-  ip link set "$NAME-br" up
   munged --force --socket="$DIR/run/munge.sock" --key-file="$DIR/etc/munge.key" --pid-file="$DIR/run/munged.pid" \
     --log-file="$DIR/log/munged.log" --seed-file="$DIR/run/munge.seed"
   slurmctld -c

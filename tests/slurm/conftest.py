@@ -54,13 +54,13 @@ class Job:
         """When its time limit is reached [seconds since the epoch]."""
         return datetime.fromisoformat(self._field("EndTime")).timestamp()
 
-    def wait(self, timeout: float = 120) -> int:
+    def wait(self, timeout: float = 300) -> int:
         """The exit status of the finished job (128 + N where signal N ended it)."""
         wait_until(lambda: self.state in _OVER, timeout, lambda: f"job {self.number} is {self.state}: {self.said}")
         status, ended_by = self._field("ExitCode").split(":")
         return int(status) or (128 + int(ended_by) if ended_by != "0" else 0)
 
-    def wait_for_restart(self, count: int, timeout: float = 120) -> None:
+    def wait_for_restart(self, count: int, timeout: float = 300) -> None:
         """Wait until it has gone back into the queue this often, and its last run has ended."""
         wait_until(
             lambda: self.restarts >= count and self.state != "COMPLETING",
@@ -68,7 +68,7 @@ class Job:
             lambda: f"job {self.number} is {self.state}: {self.said}",
         )
 
-    def wait_for(self, text: str, timeout: float = 120) -> None:
+    def wait_for(self, text: str, timeout: float = 300) -> None:
         """Wait until the job has said `text`; it must not end before."""
 
         def seen() -> bool:
@@ -225,6 +225,9 @@ def cluster(running: Cluster) -> Iterator[Cluster]:
     running.run("scancel", "--user=root", "--signal=KILL", check=False)
     running.run("scancel", "--user=root", check=False)
     wait_until(lambda: not running.run("squeue", "--noheader").stdout, 60, lambda: running.run("squeue").stdout)
+    # Of launchers killed here, or by a test; its own assertions have been made.
+    for meeting in running.shared.rglob(".kantor-ray-*"):
+        meeting.unlink()
 
 
 @pytest.fixture

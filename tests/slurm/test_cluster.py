@@ -6,7 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 Cluster = Any  # conftest's class, which an importlib-mode test cannot import
+
+pytestmark = pytest.mark.slow
 
 
 def test_nodes_are_hosts_of_their_own(cluster: Cluster) -> None:

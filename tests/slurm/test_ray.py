@@ -13,6 +13,8 @@ import yaml
 Cluster = Any  # conftest's class, which an importlib-mode test cannot import
 WorkflowKind = Any
 
+pytestmark = pytest.mark.slow
+
 PROBE = """
 import json, os, pathlib, stat, subprocess, sys
 import ray
@@ -127,7 +129,7 @@ def test_scancel_leaves_nothing(cluster: Cluster, ray_train: Callable[..., str])
 
 
 def test_a_node_that_does_not_join_is_an_error(cluster: Cluster) -> None:
-    late = '[ "$SLURM_PROCID" = 0 ] || sleep 15; exec kantor ray --join-timeout 5 -- sleep 300'
+    late = '[ "$SLURM_PROCID" = 0 ] || sleep 8; exec kantor ray --join-timeout 5 -- sleep 300'
     done = cluster.run("srun", "-N2", "-n2", "-c2", "--mem=3000", "--wait=30", "bash", "-c", late, check=False)
     assert done.returncode == 1
     assert f"1 of 2 nodes did not join in 5 s: {cluster.nodes[1]}" in done.stderr

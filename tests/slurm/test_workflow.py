@@ -12,12 +12,13 @@ Cluster = Any  # conftest's classes, which an importlib-mode test cannot import
 Workflow = Any
 
 # Two to three minutes on two idle cores.
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
 def finished(running: Cluster, new_workflow: Any) -> Workflow:
     """The whole default workflow, every job in SLURM."""
+    running.up()
     workflow = new_workflow(running.shared / "workflow")
     done = workflow.snakemake("--workflow-profile", "slurm/testcluster", more=running.environment, timeout=1500)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -42,7 +42,11 @@ _LONGEST_BASE = 30
 # What Ray's logs and compiled code need there, at least [bytes].
 _SPACE = 64 << 20
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
-_RAY = (sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats")
+# Nobody reads what it would repeat of Ray's logs: a training writes its own.
+_RAY = (
+    *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block"),
+    *("--disable-usage-stats", "--include-log-monitor=false"),
+)
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ class Node:
             "RAY_memory_monitor_refresh_ms": "0",
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_enable_metrics_collection": "0",
         }
         # Where a host's name stands for its loopback interface, gloo would find no other node.
         if len(self.hosts) > 1 and (interface := interface_of(ip)):

@@ -323,6 +323,10 @@ _QUIET = {
     # How often Ray looks whether the workers are done, or dead [s].
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    # A process of its own, which imports all of Ray Train first; a preemption is told by SLURM's signals.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Nobody asks for them.
+    "RAY_TRAIN_METRICS_ENABLED": "0",
     # The job's limits are the scheduler's business; Ray would look at the whole machine and kill workers.
     "RAY_memory_monitor_refresh_ms": "0",
 }

@@ -22,7 +22,6 @@ from kantor.training.feed import Feed
 from kantor.training.job import Job
 from kantor.training.loop import LastUpdate, train
 from kantor.training.state import Best, Checkpoints, State
-from kantor.validation.classifier import classifier_test
 from kantor.validation.energy import energy_distance_estimate
 
 # All ranks ask together whether to stop, so that none waits for one that left.
@@ -159,6 +158,9 @@ def _evaluation(truth: Sample, bundle: Bundle, classifier: bool) -> dict[str, fl
     value, error = energy_distance_estimate(generated, truth.features, weights, truth.weights)
     found = {"energy_distance": value, "energy_distance_error": error}
     if classifier:
+        # scikit-learn is a third of what a worker imports, and few trainings ask for it.
+        from kantor.validation.classifier import classifier_test
+
         # Both know the conditions, so that it sees whether the features go with them.
         x, y = (np.hstack([features, truth.conditions]) for features in (generated, truth.features))
         area = classifier_test(x, y, weights, truth.weights, seed=bundle.seed)

@@ -56,7 +56,9 @@ def test_shards_are_copied_and_removed(manifest_path: Path, local: Path, said: p
             verified(copy / shard.file, shard)
         assert copy.parent.stat().st_mode & 0o777 == 0o700
         # What is read is the copy: the source may vanish.
-        for shard in manifest_path.parent.glob("*.h5"):
+        shards = list(manifest_path.parent.glob("*.h5"))
+        assert len(shards) == 7
+        for shard in shards:
             shard.rename(shard.with_suffix(".away"))
         assert read_splits(manifest_path, "train", copy=copy)[0].rows == 600
     assert list(local.iterdir()) == []

@@ -11,7 +11,7 @@ import pytest
 
 from kantor.config import Training
 from kantor.errors import TrainingError
-from kantor.launch.ray_cluster import Node
+from kantor.launch.ray_cluster import Node, _own_directory
 from kantor.machine import slurm
 from kantor.machine.addresses import address_towards, free_ports, interface_of, listens
 
@@ -76,6 +76,15 @@ def test_nodes_that_are_not_there_are_said_before_ray_starts(
     done = kantor("train", *what, "--workers", workers, "--nodes", "2", directory=tmp_path)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
+
+
+def test_what_a_killed_launcher_left_is_removed_and_a_living_one_s_stays(tmp_path: Path) -> None:
+    killed = tmp_path / "kray-killed"
+    killed.mkdir()
+    (killed / "lock").touch()
+    with _own_directory(tmp_path) as living, _own_directory(tmp_path) as mine:
+        assert sorted(tmp_path.iterdir()) == sorted([living, mine])
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_step_is_what_slurm_says() -> None:

@@ -68,7 +68,9 @@ def workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 def assert_same_model(a: Path, b: Path) -> None:
     first, second = (Bundle.load(path / "model.pt").generator.state_dict() for path in (a, b))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert first
+    assert first.keys() == second.keys()
+    assert not [name for name in first if not torch.equal(first[name], second[name])]
     assert [row.step for row in read_rows(a / "metrics.jsonl")] == [row.step for row in read_rows(b / "metrics.jsonl")]
 
 

@@ -115,6 +115,7 @@ def test_two_ranks_are_one(case: str, double: tuple[Results, Results]) -> None:
     same(case, one, two)
 
 
+@pytest.mark.slow
 def test_four_ranks_are_one(
     small_training: Training, weighted_manifest: Path, tmp_path: Path, double: tuple[Results, Results]
 ) -> None:
@@ -139,6 +140,7 @@ def same(case: str, one: dict[str, Any], more: dict[str, Any]) -> None:
         assert relative(one[name], more[name]) <= 1e-10, name
 
 
+@pytest.mark.slow
 def test_two_ranks_are_one_in_single_precision(
     small_training: Training, weighted_manifest: Path, tmp_path: Path
 ) -> None:

@@ -90,7 +90,8 @@ def test_a_perfect_sampler_is_as_truth() -> None:
     assert found["high_quality"].reference == pytest.approx(PERFECT, abs=0.01)
     assert found["mode_width"].value == pytest.approx(found["mode_width"].reference, rel=0.05)
     # 3,000 rows make four draws of 750.
-    assert found["reverse_kl"].value == pytest.approx(7 / (2 * 750), rel=1)
+    # Three standard deviations of chi2 with 7 degrees of freedom above its mean; a figure of nothing would be zero.
+    assert 0 < found["reverse_kl"].value < (7 + 3 * 14**0.5) / (2 * 750)
     assert found["modes"].label == "modes found by 750 events"
     assert figures.scatter is not None
     assert figures.scatter.truth.shape == (2500, 2)
