@@ -46,9 +46,6 @@ AT_LEAST = {
     "docs/scaling.md": {"sh": 1},
     "slurm/README.md": {"sh": 2},
 }
-# What pages name and what is not here yet; a test says when all of it is, and this can go.
-COMING: set[str] = set()
-
 
 # ------------------------------------------------------------------------------------------------- reading the pages
 
@@ -255,7 +252,7 @@ def parses(parser: ArgumentParser, arguments: list[str]) -> Any:
 
 def check_make(arguments: list[str]) -> None:
     targets = {word for word in arguments if not word.startswith("-") and "=" not in word}
-    assert targets <= MAKE_TARGETS | COMING, f"make {shlex.join(arguments)}"
+    assert targets <= MAKE_TARGETS, f"make {shlex.join(arguments)}"
 
 
 def check_snakemake(arguments: list[str]) -> None:
@@ -364,17 +361,12 @@ def test_files_in_the_text_exist(page: str) -> None:
     """A file may be named without the folders before its own; <kind> is any name."""
     ending = re.compile(r"[\w./<>*-]+\.(py|md|smk|sh|sbatch|csv|toml|rst)")
     for span in filter(ending.fullmatch, spans(page)):
-        assert is_here(span) or span in COMING, span
+        assert is_here(span), span
 
 
 def is_here(name: str) -> bool:
     pattern = re.sub(r"<[^>]+>", "*", name)
     return any(file.match(pattern) for file in FILES)
-
-
-def test_something_is_still_coming() -> None:
-    here = [name in MAKE_TARGETS or is_here(name) for name in COMING]
-    assert not all(here), "all of COMING is here: remove it, and this test"
 
 
 def test_the_citation_is_of_this_version() -> None:
