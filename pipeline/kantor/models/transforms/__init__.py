@@ -65,8 +65,6 @@ class Transforms(nn.Module):
             self.value.copy_(present_ND[0])
         self.constant_columns = tuple(compress(self.columns, self.constant.tolist()))
         for name, chain, x_N in self._columns(x_ND):
-            if name in self.constant_columns:
-                continue
             for transform in chain:
                 try:
                     transform.fit(x_N, weight_N)
