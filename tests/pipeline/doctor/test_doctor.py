@@ -33,6 +33,7 @@ def findings(done: subprocess.CompletedProcess[str]) -> dict[str, Checked]:
     return {checked.name: checked for checked in Diagnosis.model_validate_json(done.stdout).checks}
 
 
+@pytest.mark.slow
 def test_a_healthy_machine_passes_in_time_and_nothing_stays(tmp_path: Path) -> None:
     began = time.monotonic()
     done = doctor("--json", "--results", str(tmp_path), TMPDIR="/tmp")
