@@ -173,8 +173,8 @@ def test_a_feature_may_be_called_weight(table: Table) -> None:
 
 
 def test_cuts_are_counted_and_hold(table: Table) -> None:
-    manifest = table.stage(cuts=["x > 0", "sqrt(pseudorapidity) < 0.5"])
-    passing = (table.columns["x"] > 0) & (table.columns["eta"] >= 0) & (table.columns["eta"] < 0.25)
+    manifest = table.stage(cuts=["x > 0", "sqrt(pseudorapidity) < 0.8"])
+    passing = (table.columns["x"] > 0) & (table.columns["eta"] >= 0) & (table.columns["eta"] < 0.64)
     assert manifest.rows == passing.sum()
     assert manifest.dropped.cuts == 1000 - passing.sum()
     assert read_split(table.out / "manifest.json", "train").features[:, 0].min() > 0
@@ -221,7 +221,8 @@ def test_what_is_said(table: Table, caplog: pytest.LogCaptureFixture) -> None:
         ({"cuts": ["z > 0"]}, "unknown column 'z'"),
         ({"cuts": ["x"]}, "is a number, not a condition"),
         ({"cuts": ["(x > 0) & y"]}, "cannot be evaluated"),
-        ({"cuts": ["x > 2.2"], "split": {"validation": 0.001}}, "the validation split is empty"),
+        ({"split": {"validation": 0.009}}, r"the validation split has 9 rows, 0\.009 of 1,000; at least 10 are needed"),
+        ({"split": {"test": 0.019}}, r"the test split has 19 rows, 0\.019 of 1,000; at least 20 are needed"),
         ({"features": ["x", "yy"]}, "no column 'yy'"),
         ({"paths": ["nowhere.h5"]}, "no such file"),
     ],
@@ -243,6 +244,14 @@ def test_weights_without_a_positive_sum(table: Table) -> None:
     table.write()
     with pytest.raises(InputError, match="weights add up to -1000"):
         table.stage()
+
+
+def test_weights_that_cancel(table: Table) -> None:
+    table.columns["w"] = np.where(np.arange(1000) % 2 == 0, 1.0, -0.9)
+    table.write()
+    with pytest.raises(InputError, match=r"the whole sample has 2\.76 effective rows.*; at least 10 are needed"):
+        table.stage()
+    assert not table.out.exists() or list(table.out.iterdir()) == []
 
 
 def test_empty_file(table: Table) -> None:

@@ -16,6 +16,7 @@ from kantor.data.manifest import Manifest
 from kantor.data.samples import read_split
 from kantor.data.staging import stage
 from kantor.errors import InputError
+from kantor.machine.files import sha256
 from kantor.machine.ranks import Ranks
 from kantor.models.bundle import Bundle
 from kantor.results import Comparison, Measurement
@@ -73,7 +74,8 @@ def test_everything_is_measured_with_uncertainty_and_reference(compared: Path) -
     assert {law for name, law in found if name == "law"} >= {"pz_above_beam", "q2_below_cut", "x_outside", "y_outside"}
     for each in found.values():
         assert each.low <= each.value <= each.high
-        assert each.low < each.high
+        # Samples without overlap have a KS of 1 in every replica.
+        assert each.low < each.high or (each.statistic, each.value) == ("ks", 1.0)
         assert each.reference_low <= each.reference <= each.reference_high
     assert comparison.rows == comparison.effective_rows == 500
     assert (comparison.training, comparison.seed, comparison.dataset) == ("untrained", 1, "dis")
@@ -228,14 +230,51 @@ def test_another_dataset_is_refused(dis_model: Path, weighted_manifest: Path, tm
         validate(dis_model, weighted_manifest, QUICK, tmp_path, Ranks())
 
 
-def test_a_small_test_split_is_refused(tmp_path: Path, dis_model: Path, dis_manifest: Path) -> None:
+def test_weights_that_leave_nothing_to_compare_are_refused(
+    weighted_manifest: Path, weighted_model: Path, tmp_path: Path
+) -> None:
+    """As staged they are enough; in the halves of the test split they cancel."""
+    content = Manifest.read(weighted_manifest)
+    shards = []
+    for shard in content.shards:
+        path = tmp_path / shard.file
+        path.write_bytes((weighted_manifest.parent / shard.file).read_bytes())
+        with h5py.File(path, "r+") as file:
+            weights = file["weights"]
+            assert isinstance(weights, h5py.Dataset)
+            weights[...] = np.where(np.arange(shard.rows) % 2 == 0, 1.0, -0.95)
+        data = path.read_bytes()
+        shards.append(shard.model_copy(update={"bytes": len(data), "sha256": sha256(path)}))
+    content.model_copy(update={"shards": shards}).write(tmp_path / "manifest.json")
+    with pytest.raises(InputError, match=r"a half of the test split has .* effective rows.*; at least 10 are needed"):
+        validate(weighted_model, tmp_path / "manifest.json", QUICK, tmp_path, Ranks())
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_a_constant_feature_is_left_out_and_said(tmp_path: Path) -> None:
+    """A muon's mass beside its momentum: the joint distance is that of the momentum, of order one, not of rounding."""
     rng = np.random.default_rng(1)
-    px, py, pz = rng.normal(size=(3, 500))
-    np.savez(tmp_path / "few.npz", px=px, py=py, pz=pz)
-    source = {"kind": "file", "paths": [str(tmp_path / "few.npz")], "features": ["px", "py", "pz"]}
-    stage("few", Dataset.model_validate({"source": source}), tmp_path / "few", Ranks(), processes=1)
-    with pytest.raises(InputError, match="test split has 100 rows; 200 are needed"):
-        validate(dis_model, tmp_path / "few" / "manifest.json", QUICK, tmp_path, Ranks())
+    np.savez(tmp_path / "muons.npz", pt=np.exp(rng.normal(size=2000)), m=np.full(2000, 0.1056583745))
+    source = {"kind": "file", "paths": [str(tmp_path / "muons.npz")], "features": ["pt", "m"]}
+    stage("muons", Dataset.model_validate({"source": source}), tmp_path / "staged", Ranks(), processes=1)
+    training = {
+        "dataset": "muons",
+        "transforms": {"pt": [{"kind": "log"}, {"kind": "standardise"}]},
+        "generator": {"latent": 4, "width": 8, "depth": 1},
+        "objective": {"kind": "wgan_gp"},
+        "batch": 32,
+    }
+    assembly = assemble(Training.model_validate(training), 1, tmp_path / "staged" / "manifest.json")
+    assert assembly.features.constant_columns == ("m",)
+    bundle = assembly.bundle("untrained", {})
+    bundle.save(tmp_path / "model.pt")
+    events = Bundle.load(tmp_path / "model.pt").generate(100, seed=1)
+    assert np.array_equal(events[:, 1], np.full(100, np.float32(0.1056583745)))
+    comparison = validate(tmp_path / "model.pt", tmp_path / "staged" / "manifest.json", QUICK, tmp_path, Ranks())
+    assert comparison.constant == ["m"]
+    found = by_name(comparison)
+    assert 0 < found["energy_distance", None].value < 10
+    assert (found["w1", "m"].value, found["ks", "m"].value) == (0, 0)
 
 
 def test_values_that_are_not_finite_are_counted(
