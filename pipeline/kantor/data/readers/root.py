@@ -1,0 +1,159 @@
+"""ROOT's trees and RNTuples, through uproot: by ROOT itself, by Geant4's analysis manager, by uproot.
+
+Columns are branches, `branch.leaf` of leaf lists, and fields of an RNTuple, by the names that uproot gives them.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from kantor.data.readers.base import (
+    File,
+    Format,
+    Index,
+    Request,
+    Table,
+    jagged,
+    no_table,
+    not_numbers,
+    picked,
+    places,
+    several,
+)
+from kantor.errors import InputError
+from kantor.machine.inputs import is_remote
+from kantor.machine.packages import optional
+
+_TREES = ["TTree", "TNtuple*", "ROOT::RNTuple", "ROOT::Experimental::RNTuple"]
+# What reads an address, by its scheme.
+_PACKAGES = {"root": "xrootd fsspec-xrootd", "xroot": "xrootd fsspec-xrootd", "https": "aiohttp", "http": "aiohttp"}
+
+
+def _read(file: File, request: Request) -> Iterator[Table]:
+    uproot = optional("uproot", "root", "reading ROOT")
+    with uproot.open(file) as content:
+        # Of several cycles, the highest is the latest.
+        trees = sorted(set(content.keys(cycle=False, filter_classname=_TREES)))
+        wanted = None if request.table is None else request.table.partition(";")[0]
+        if wanted not in trees and (wanted is not None or len(trees) != 1):
+            no_table(file, request.table, trees)
+        tree = content[request.table or trees[0]]
+        found = places(file, request.columns, _known(tree))
+        # Geant4 stores the number of entries as a double.
+        for begin in range(0, int(tree.num_entries), request.rows):
+            end = min(begin + request.rows, int(tree.num_entries))
+            read = {name: _branch(file, tree, name, begin, end) for name in {place[0] for place, _ in found.values()}}
+            yield {
+                column: _values(file, column, read[place[0]], place[1:], index)
+                for column, (place, index) in found.items()
+            }
+
+
+def _known(tree: Any) -> dict[str, tuple[str, ...]]:
+    """Column -> (branch, leaf, ...)."""
+    known: dict[str, tuple[str, ...]] = {}
+    for name in tree.keys():
+        leaves = tree[name].member("fLeaves") if hasattr(tree[name], "member") else []
+        for leaf in leaves if len(leaves) > 1 else []:
+            known[f"{name}.{leaf.member('fName')}"] = name, leaf.member("fName")
+        known[name] = (name,)
+    return known
+
+
+def _branch(file: File, tree: Any, name: str, begin: int, end: int) -> Any:
+    values = tree[name].array(entry_start=begin, entry_stop=end, library="ak")
+    if len(values) != end - begin:
+        raise InputError(
+            f"the branch '{name}' has {begin + len(values):,} entries, the tree {int(tree.num_entries):,}",
+            where=file,
+            cure="the file is truncated or damaged: copy it again",
+        )
+    return values
+
+
+def _values(file: File, column: str, values: Any, fields: tuple[str, ...], index: Index) -> np.ndarray:
+    import awkward as ak
+
+    for name in fields:
+        values = values[name]
+    if ak.fields(values):
+        raise InputError(
+            f"column '{column}' holds records",
+            where=file,
+            cure=f"name one of its fields: {', '.join(f'{column}.{name}' for name in ak.fields(values)[:5])}",
+        )
+    layout = ak.to_packed(values).layout
+    if isinstance(layout, ak.contents.ListOffsetArray) and not _is_text(layout):
+        if len(index) != 1:
+            raise several(file, column, (None,))
+        content = _plain(file, column, layout.content)
+        if content.ndim > 1:
+            raise several(file, column, (None,))
+        return jagged(np.asarray(layout.offsets), content, index[0])
+    return picked(file, column, _plain(file, column, layout), index)
+
+
+def _plain(file: File, column: str, layout: Any) -> np.ndarray:
+    """Numbers of a fixed shape; a missing one is NaN."""
+    import awkward as ak
+
+    kind = str(ak.type(layout))
+    if _is_text(layout):
+        raise not_numbers(file, column, kind)
+    try:
+        values = ak.to_numpy(layout, allow_missing=True)
+    except ValueError as error:
+        raise not_numbers(file, column, kind, python=True) from error
+    return np.ma.filled(values.astype(np.float64), np.nan) if np.ma.isMaskedArray(values) else values
+
+
+def _is_text(layout: Any) -> bool:
+    return layout.parameter("__array__") in ("string", "bytestring", "char", "byte")
+
+
+# --------------------------------------------------------------------------------------------------- what goes wrong
+
+
+def _damaged(file: File, error: Exception) -> bool:
+    known = isinstance(error, OSError | struct.error | zlib.error | EOFError)
+    return known or type(error).__name__ == "DeserializationError" or "checksum" in str(error)
+
+
+def _explain(file: File, error: Exception) -> InputError | None:
+    name = type(error).__name__
+    if is_remote(file):
+        scheme = str(file).partition(":")[0]
+        if isinstance(error, ImportError) or "rotocol not known" in str(error):
+            return InputError(
+                f"reading {scheme}:// needs another package",
+                where=file,
+                cure=f"pip install {_PACKAGES.get(scheme, f'the fsspec package for {scheme}://')}; or copy the file here",
+            )
+        if isinstance(error, OSError):
+            return InputError(
+                f"cannot be read from afar: {str(error) or name}",
+                where=file,
+                cure="check the address and your proxy or ticket; or copy the file here",
+            )
+    if name == "UnknownInterpretation" or isinstance(error, NotImplementedError):
+        return InputError(
+            f"uproot cannot interpret a branch: {(str(error).splitlines() or [''])[0]}",
+            where=file,
+            cure="write it with plain numbers (float, double, int, bool), for instance by RDataFrame's Snapshot",
+        )
+    if isinstance(error, ValueError) and "compression" in str(error):
+        return InputError(
+            f"its compression is not read: {(str(error).splitlines() or [''])[0]}",
+            where=file,
+            cure="compress it anew with ROOT: hadd -f404 new.root FILE",
+        )
+    if isinstance(error, ImportError):
+        package = str(error).strip().splitlines()[-1] if str(error).strip() else name
+        return InputError(f"reading this file needs another package: {package}", where=file, cure="install it")
+    return None
+
+
+ROOT = Format("ROOT", (".root",), _read, _damaged, _explain, remote=True)
