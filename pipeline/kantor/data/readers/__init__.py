@@ -48,5 +48,9 @@ def _format(file: File) -> Format:
                 f"{format.kind} files are not read from afar", where=file, cure="copy it here first (xrdcp, curl)"
             )
         return format
-    known = [ending for format in _FORMATS for ending in (*format.endings, *format.packed)]
-    raise InputError(f"the ending '{last}' is not known", where=file, cure=f"known are {' '.join(known)}")
+    known = " ".join(ending for format in _FORMATS for ending in format.endings)
+    raise InputError(
+        f"the ending '{last}' is not known",
+        where=file,
+        cure=f"known are {known}; text also packed, {' '.join(f'.csv{ending}' for ending in CSV.packed)}",
+    )

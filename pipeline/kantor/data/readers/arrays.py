@@ -58,11 +58,12 @@ class Arrays:
             else:
                 self.name(prefix + name, Place(key, (*fields, name)))
 
+    def _knows(self, column: str) -> bool:
+        inner = element(column)
+        return column in self.places or (inner is not None and inner[0] in self.places)
+
     def chunks(self, request: Request) -> Iterator[Table]:
-        known = [
-            column for column in request.columns if column in self.places or (element(column) or " ")[0] in self.places
-        ]
-        if self.problems and len(known) < len(request.columns):
+        if self.problems and not all(map(self._knows, request.columns)):
             raise InputError(self.problems[0], where=self.file, cure="give every column a name")
         found = places(self.file, request.columns, self.places)
         for column in request.columns:

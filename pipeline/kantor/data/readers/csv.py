@@ -12,7 +12,7 @@ import gzip
 import lzma
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +32,14 @@ MISSING = (
 _WORDS = {"true": 1.0, "false": 0.0}
 _BLOCK = 1 << 20  # bytes that are parsed at a time
 _LONGEST = 256 << 20  # bytes of a row, beyond which this is no text table
+_SHOWN = 40  # characters of a field in an error
 _SAMPLE = 100  # rows that tell separators from decoration
 # A line that begins with a spreadsheet's #N/A is a row.
 _COMMENT = re.compile(rb"(?m)^[ \t]*#(?!N/?A\b|NUM!|DIV/0!|VALUE!)[^\n]*(?:\n|\Z)")
 _PLUS = re.compile(rb"(?<![0-9A-Za-z.])\+(?=[0-9.])")
 _FORTRAN = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))[dD]([+-]?\d+)")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
+_UNPACKED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -93,9 +95,8 @@ def _columns(file: File, layout: Layout, request: Request) -> dict[str, int]:
     """Which field each wanted column is."""
     cure = None if request.header is not None else "if the file has no header line, name its columns by 'header'"
     found = {}
-    for column, (field, index) in places(
-        file, request.columns, {name: n for n, name in enumerate(layout.names)}, cure
-    ).items():
+    known = {name: field for field, name in enumerate(layout.names)}
+    for column, (field, index) in places(file, request.columns, known, cure).items():
         if index:
             raise InputError(f"there is no column '{column}'", where=file, cure="a field of CSV holds one number")
         if list(layout.names).count(column) > 1:
@@ -110,17 +111,10 @@ def _columns(file: File, layout: Layout, request: Request) -> dict[str, int]:
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     """The file's content, unpacked."""
-    match path.suffix.lower():
-        case ".gz":
-            stream: Any = gzip.open(path, "rb")
-        case ".bz2":
-            stream = bz2.open(path, "rb")
-        case ".xz":
-            stream = lzma.open(path, "rb")
-        case ".zst":
-            stream = optional("pyarrow", "parquet", "reading .zst").input_stream(str(path), compression="zstd")
-        case _:
-            stream = path.open("rb")
+    if path.suffix.lower() == ".zst":
+        stream = optional("pyarrow", "parquet", "reading .zst").input_stream(str(path), compression="zstd")
+    else:
+        stream = _UNPACKED.get(path.suffix.lower(), open)(path, "rb")
     with stream:
         yield stream
 
@@ -140,8 +134,9 @@ def _blocks(file: File, stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
         if decoder is not None:
             read = decoder.decode(read, final).encode()
         if b"\0" in read:
+            where = line + rest.count(b"\n") + read.count(b"\n", 0, read.index(0))
             raise InputError(
-                f"cannot be read as CSV: line {line + read[: read.index(0)].count(10):,} holds a zero byte, as no text does",
+                f"cannot be read as CSV: line {where:,} holds a zero byte, as no text does",
                 where=file,
                 cure="check that this is a text file; save UTF-16 without its mark as UTF-8",
             )
@@ -266,25 +261,26 @@ def _is_number(text: str) -> bool:
 def _from_line(header: str, rows: Sequence[Record], separator: str | None, strict: bool = False) -> Layout | None:
     """The layout where this line names the columns; None if it is strict, and does not fit the rows."""
     marks = [separator] if separator is not None else ["\t", ",", ";"]
-    for mark in [mark for mark in marks if mark in (rows[0].text if rows else header)] + [None]:
-        # Of the header, the separator may be another: "# x, y, z" above rows of blanks.
-        for other in dict.fromkeys(
-            [mark, *(mark for mark in ("\t", ",", ";", None) if mark is None or mark in header)]
-        ):
-            names = _fields(header, other)
-            fitted = _fitted(names, rows, mark)
-            if fitted is not None and (len(fitted) > 1 or mark is None):
-                return Layout(mark, fitted)
-    if strict:
-        return None
-    mark = next((mark for mark in marks if mark in header), None)
-    return Layout(mark, _fields(header, mark))
+    above, below = _present(marks, header), _present(marks, rows[0].text if rows else header)
+    same = [mark for mark in below if mark in above]
+    # Of the header, the separator may be another: "# x, y, z" above rows of blanks, "# x y z" above commas.
+    mixed = [(mark, other) for mark in reversed(below) for other in above if mark != other]
+    for mark, other in [*((mark, mark) for mark in same[:-1]), *mixed[: len(above) - 1], (None, None), *mixed]:
+        fitted = _fitted(_fields(header, other), rows, mark, exact=mark != other)
+        if fitted is not None and (len(fitted) > 1 or above == [None]):
+            return Layout(mark, fitted)
+    return None if strict else Layout(above[0], _fields(header, above[0]))
+
+
+def _present(marks: Sequence[str], text: str) -> list[str | None]:
+    """Which separators may be that of a line; at last, blanks."""
+    return [*(mark for mark in marks if mark in text), None]
 
 
 def _with_header(file: File, header: Sequence[str], rows: Sequence[Record], separator: str | None) -> Layout:
     marks = [separator] if separator is not None else ["\t", ",", ";"]
     found = None
-    for mark in [mark for mark in marks if rows and mark in rows[0].text] + [None]:
+    for mark in _present(marks, rows[0].text if rows else ""):
         if rows and _fields(rows[0].text.lstrip("# "), mark) == list(header):
             raise InputError("the file has a header line", where=file, cure="leave out 'header'")
         fitted = _fitted(list(header), rows, mark)
@@ -294,7 +290,7 @@ def _with_header(file: File, header: Sequence[str], rows: Sequence[Record], sepa
     return Layout(found, list(header))
 
 
-def _fitted(names: list[str], rows: Sequence[Record], separator: str | None) -> list[str] | None:
+def _fitted(names: list[str], rows: Sequence[Record], separator: str | None, exact: bool = False) -> list[str] | None:
     """A name for each field: rows may end with a separator, or begin with names of their own, as R writes them.
 
     None if the names do not fit.
@@ -305,6 +301,8 @@ def _fitted(names: list[str], rows: Sequence[Record], separator: str | None) -> 
     count = len(fields[0])
     if count == len(names):
         return names
+    if exact:
+        return None
     if count + 1 == len(names) and not names[-1]:
         return names[:-1]
     if count != len(names) + 1:
@@ -313,7 +311,9 @@ def _fitted(names: list[str], rows: Sequence[Record], separator: str | None) -> 
         return [*names, ""]
     labels = [row[0] for row in fields]
     quoted = all(row.text.lstrip().startswith('"') for row in rows[:_SAMPLE])
-    if quoted or not any(map(_is_number, labels)) or labels == [str(n) for n in range(1, len(labels) + 1)]:
+    # Beside commas, a number may as well be the first half of one with a decimal comma.
+    counted = separator != "," and labels == [str(n) for n in range(1, len(labels) + 1)]
+    if quoted or counted or not any(map(_is_number, labels)):
         return ["", *names]
     return None
 
@@ -386,8 +386,9 @@ def _number(file: File, record: Record, column: str, text: str) -> float:
         cure = "mend the line, or choose a column of numbers"
         if _DECIMAL_COMMA.fullmatch(text):
             cure = "write decimal points instead of commas (in R: write.csv instead of write.csv2)"
+        shown = " ".join(text[:_SHOWN].split()) + ("..." if len(text) > _SHOWN else "")
         raise InputError(
-            f"line {record.line:,}: column '{column}' holds '{text}', which is no number", where=file, cure=cure
+            f"line {record.line:,}: column '{column}' holds '{shown}', which is no number", where=file, cure=cure
         ) from error
 
 

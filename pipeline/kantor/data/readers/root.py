@@ -55,8 +55,8 @@ def _read(file: File, request: Request) -> Iterator[Table]:
 def _known(tree: Any) -> dict[str, tuple[str, ...]]:
     """Column -> (branch, leaf, ...)."""
     known: dict[str, tuple[str, ...]] = {}
-    for name in tree.keys():
-        leaves = tree[name].member("fLeaves") if hasattr(tree[name], "member") else []
+    for name, branch in tree.items():
+        leaves = branch.member("fLeaves") if hasattr(branch, "member") else []
         for leaf in leaves if len(leaves) > 1 else []:
             known[f"{name}.{leaf.member('fName')}"] = name, leaf.member("fName")
         known[name] = (name,)
@@ -130,7 +130,7 @@ def _explain(file: File, error: Exception) -> InputError | None:
             return InputError(
                 f"reading {scheme}:// needs another package",
                 where=file,
-                cure=f"pip install {_PACKAGES.get(scheme, f'the fsspec package for {scheme}://')}; or copy the file here",
+                cure=f"pip install {_PACKAGES.get(scheme, 'what fsspec names for it')}; or copy the file here",
             )
         if isinstance(error, OSError):
             return InputError(
