@@ -51,8 +51,10 @@ def _inside(path: str) -> list[str]:
     """The Parquet files of a folder, as Spark, Dask and Arrow write it; any other path itself."""
     if not Path(path).is_dir():
         return [path]
-    inner = (file for file in Path(path).rglob("*") if file.suffix in _PARQUET and file.name[0] not in "._")
-    return sorted(str(file) for file in inner if file.is_file()) or [path]
+    inner = [file for file in Path(path).rglob("*") if file.suffix in _PARQUET and file.is_file()]
+    # What begins with a dot or an underscore is not data, or not yet.
+    data = [file for file in inner if all(part[0] not in "._" for part in file.relative_to(path).parts)]
+    return sorted(map(str, data)) or [path]
 
 
 def refuse_twice(paths: Iterable[str]) -> None:
@@ -63,8 +65,10 @@ def refuse_twice(paths: Iterable[str]) -> None:
             status = None if is_remote(path) else Path(path).stat()
         except OSError:
             continue  # who reads it says so
-        other = seen.setdefault(path if status is None else (status.st_dev, status.st_ino), path)
-        if other is not path:
+        key = path if status is None else (status.st_dev, status.st_ino)
+        other = seen.get(key)
+        seen[key] = path
+        if other is not None:
             same = "stands there twice" if other == path else f"is the same file as {other}"
             raise InputError(
                 f"{same}: its events would be in training and test", where=path, cure="list every file once"

@@ -31,7 +31,7 @@ MISSING = (
 )
 _WORDS = {"true": 1.0, "false": 0.0}
 _BLOCK = 1 << 20  # bytes that are parsed at a time
-_LONGEST = 256 << 20  # bytes of a row, beyond which this is no text table
+_LONGEST = 64 << 20  # bytes of a row, beyond which this is no text table
 _SHOWN = 40  # characters of a field in an error
 _SAMPLE = 100  # rows that tell separators from decoration
 # A line that begins with a spreadsheet's #N/A is a row.
@@ -161,9 +161,9 @@ def _end_of_rows(text: bytes) -> int:
     cut = text.rfind(b"\n") + 1
     if b'"' not in text:
         return cut
-    # Quotes in comments open nothing.
-    if b"#" in text:
-        text = _COMMENT.sub(lambda found: found.group().replace(b'"', b"'"), text)
+    if _COMMENT.search(text):
+        # Quotes in comments open nothing, and a quoted line may look like a comment.
+        return next((begin for begin, _, whole in _spans(text) if not whole), cut)
     quotes = text.count(b'"', 0, cut)
     while cut and quotes % 2:
         earlier = text.rfind(b"\n", 0, cut - 1) + 1
@@ -174,17 +174,24 @@ def _end_of_rows(text: bytes) -> int:
 
 def _records(block: bytes, line: int = 1) -> Iterator[Record]:
     """The rows and comments of a block; empty lines are left out."""
-    begin = 0
-    while begin < len(block):
-        end = block.find(b"\n", begin) + 1 or len(block)
-        comment = _COMMENT.match(block, begin) is not None
-        while not comment and end < len(block) and block.count(b'"', begin, end) % 2:
-            end = block.find(b"\n", end) + 1 or len(block)
+    for begin, end, _ in _spans(block):
         text = _decoded(block[begin:end]).rstrip("\r\n")
         if text.strip():
             yield Record(line, end, text)
         line += block.count(b"\n", begin, end)
-        begin = end
+
+
+def _spans(block: bytes) -> Iterator[tuple[int, int, bool]]:
+    """Where rows and comments begin and end, and whether they are whole."""
+    begin = 0
+    while begin < len(block):
+        end = block.find(b"\n", begin) + 1
+        quotes = 0 if _COMMENT.match(block, begin) else block.count(b'"', begin, end or len(block))
+        while end and quotes % 2:
+            last, end = end, block.find(b"\n", end) + 1
+            quotes += block.count(b'"', last, end or len(block))
+        yield begin, end or len(block), end > 0
+        begin = end or len(block)
 
 
 def _decoded(text: bytes) -> str:
@@ -326,7 +333,9 @@ def _fast(block: bytes, layout: Layout, found: dict[str, int]) -> Table | None:
     import pyarrow as pa
     from pyarrow import csv as arrow
 
-    if b"#" in block:
+    if b"#" in block and _COMMENT.search(block):
+        if b'"' in block:
+            return None  # a quoted line may look like a comment
         block = _COMMENT.sub(b"", block)
     if layout.separator is None:
         block = re.sub(rb"(?m)^ +| +$", b"", re.sub(rb"[ \t\r]+", b" ", block))

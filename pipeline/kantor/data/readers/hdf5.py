@@ -37,7 +37,10 @@ _BLOCK = re.compile(r"block(\d+)_values")
 
 def _read(file: File, request: Request) -> Iterator[Table]:
     with h5py.File(file, "r") as content:
-        yield from _arrays(file, content, request.table).chunks(request)
+        arrays = _arrays(file, content, request.table)
+        if any(map(_missing_filters, arrays.arrays.values())):
+            _load_filters()
+        yield from arrays.chunks(request)
 
 
 def _arrays(file: File, content: h5py.File, table: str | None) -> Arrays:
@@ -164,22 +167,21 @@ def _explain(file: File, error: Exception) -> InputError | None:
 def _missing_filter(file: File) -> tuple[int, str] | None:
     """Number and name of the first filter of any dataset that is not there."""
     found: list[tuple[int, str]] = []
-
-    def look(_: str, item: Any) -> None:
-        if not isinstance(item, h5py.Dataset):
-            return
-        filters = item.id.get_create_plist()
-        for position in range(filters.get_nfilters()):
-            number, _flags, _values, name = filters.get_filter(position)
-            if not h5py.h5z.filter_avail(number):
-                found.append((number, name.decode("utf-8", "replace")))
-
     try:
         with h5py.File(file, "r") as content:
-            content.visititems(look)
+            content.visititems(lambda _, item: found.extend(_missing_filters(item)))
     except (OSError, KeyError, RuntimeError):
         return None
     return found[0] if found else None
+
+
+def _missing_filters(item: Any) -> list[tuple[int, str]]:
+    if not isinstance(item, h5py.Dataset):
+        return []
+    pipeline = item.id.get_create_plist()
+    filters = [pipeline.get_filter(position) for position in range(pipeline.get_nfilters())]
+    missing = [(number, name) for number, _, _, name in filters if not h5py.h5z.filter_avail(number)]
+    return [(number, name.decode("utf-8", "replace")) for number, name in missing]
 
 
 HDF5 = Format("HDF5", (".h5", ".hdf5", ".hdf"), _read, _damaged, _explain)

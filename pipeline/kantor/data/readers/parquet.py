@@ -43,10 +43,10 @@ def _kind(kind: Any) -> str:
 
 def _values(file: File, column: str, array: Any, fields: tuple[str, ...], index: Index) -> np.ndarray:
     import pyarrow as pa
-    import pyarrow.compute as pc
 
+    compute = optional("pyarrow.compute", "parquet", "reading Parquet")
     for name in fields:
-        array = pc.struct_field(array, name)
+        array = compute.struct_field(array, name)
     kind = array.type
     if pa.types.is_dictionary(kind):
         array = array.dictionary_decode()

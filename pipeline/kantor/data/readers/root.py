@@ -5,7 +5,7 @@ Columns are branches, `branch.leaf` of leaf lists, and fields of an RNTuple, by 
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from kantor.data.readers.base import (
     Index,
     Request,
     Table,
+    element,
     jagged,
     no_table,
     not_numbers,
@@ -41,7 +42,7 @@ def _read(file: File, request: Request) -> Iterator[Table]:
         if wanted not in trees and (wanted is not None or len(trees) != 1):
             no_table(file, request.table, trees)
         tree = content[request.table or trees[0]]
-        found = places(file, request.columns, _known(tree))
+        found = places(file, request.columns, _known(tree, request.columns))
         # Geant4 stores the number of entries as a double.
         for begin in range(0, int(tree.num_entries), request.rows):
             end = min(begin + request.rows, int(tree.num_entries))
@@ -52,14 +53,21 @@ def _read(file: File, request: Request) -> Iterator[Table]:
             }
 
 
-def _known(tree: Any) -> dict[str, tuple[str, ...]]:
-    """Column -> (branch, leaf, ...)."""
+def _known(tree: Any, columns: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Column -> (branch, leaf, ...): all branches and leaf lists, and the fields of objects that are wanted."""
     known: dict[str, tuple[str, ...]] = {}
     for name, branch in tree.items():
         leaves = branch.member("fLeaves") if hasattr(branch, "member") else []
-        for leaf in leaves if len(leaves) > 1 else []:
-            known[f"{name}.{leaf.member('fName')}"] = name, leaf.member("fName")
+        known |= {f"{name}.{leaf.member('fName')}": (name, leaf.member("fName")) for leaf in leaves if len(leaves) > 1}
         known[name] = (name,)
+    for column in columns:
+        inner = element(column)
+        name = column if inner is None else inner[0]
+        branch, *fields = name.split(".")
+        while name not in known and fields:
+            if branch in known:
+                known[name] = (*known[branch], *fields)
+            branch, fields = f"{branch}.{fields[0]}", fields[1:]
     return known
 
 
@@ -78,6 +86,9 @@ def _values(file: File, column: str, values: Any, fields: tuple[str, ...], index
     import awkward as ak
 
     for name in fields:
+        if name not in ak.fields(values):
+            shown = ", ".join(ak.fields(values)) or "none"
+            raise InputError(f"there is no column '{column}': no field '{name}'", where=file, cure=f"fields: {shown}")
         values = values[name]
     if ak.fields(values):
         raise InputError(
@@ -138,7 +149,8 @@ def _explain(file: File, error: Exception) -> InputError | None:
                 where=file,
                 cure="check the address and your proxy or ticket; or copy the file here",
             )
-    if name == "UnknownInterpretation" or isinstance(error, NotImplementedError):
+    text = str(error)
+    if name == "UnknownInterpretation" or isinstance(error, NotImplementedError) or "cannot produce" in text:
         return InputError(
             f"uproot cannot interpret a branch: {(str(error).splitlines() or [''])[0]}",
             where=file,
