@@ -36,7 +36,6 @@ _SHOWN = 40  # characters of a field in an error
 _SAMPLE = 100  # rows that tell separators from decoration
 # A line that begins with a spreadsheet's #N/A is a row.
 _COMMENT = re.compile(rb"(?m)^[ \t]*#(?!N/?A\b|NUM!|DIV/0!|VALUE!)[^\n]*(?:\n|\Z)")
-_PLUS = re.compile(rb"(?<![0-9A-Za-z.])\+(?=[0-9.])")
 _FORTRAN = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))[dD]([+-]?\d+)")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 _UNPACKED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -338,27 +337,49 @@ def _fast(block: bytes, layout: Layout, found: dict[str, int]) -> Table | None:
             return None  # a quoted line may look like a comment
         block = _COMMENT.sub(b"", block)
     if layout.separator is None:
-        block = re.sub(rb"(?m)^ +| +$", b"", re.sub(rb"[ \t\r]+", b" ", block))
+        block = _single_blanks(block)
+    if b"+" in block:
+        for before in (layout.separator or " ", "\n", '"'):
+            block = block.replace(f"{before}+".encode(), before.encode())
+        block = block.removeprefix(b"+")
     if not block.strip():
         return {column: np.empty(0) for column in found}
     read = arrow.ReadOptions(
         use_threads=False, block_size=len(block) + 1, column_names=[str(n) for n in range(len(layout.names))]
     )
     parse = arrow.ParseOptions(delimiter=layout.separator or " ", newlines_in_values=b'"' in block)
-    wanted = [str(index) for index in found.values()]
-    convert = arrow.ConvertOptions(
-        include_columns=list(dict.fromkeys(wanted)),
-        column_types=dict.fromkeys(wanted, pa.float64()),
-        null_values=list(MISSING),
-        check_utf8=False,
-    )
-    for text in (block, _PLUS.sub(b"", block)) if b"+" in block else (block,):
+    for types in ({}, _flags(block, layout, found)):
+        convert = arrow.ConvertOptions(
+            include_columns=[str(index) for index in dict.fromkeys(found.values())],
+            column_types={str(index): types.get(index, pa.float64()) for index in found.values()},
+            null_values=list(MISSING),
+            check_utf8=False,
+        )
         try:
-            table = arrow.read_csv(pa.py_buffer(text), read, parse, convert)
+            table = arrow.read_csv(pa.py_buffer(block), read, parse, convert)
         except pa.ArrowInvalid:
             continue
+        for index in types:
+            column = table.column(str(index)).cast(pa.uint8()).cast(pa.float64())
+            table = table.set_column(table.column_names.index(str(index)), str(index), column)
         return {column: table.column(str(index)).to_numpy() for column, index in found.items()}
     return None
+
+
+def _single_blanks(block: bytes) -> bytes:
+    """One blank between fields, none at the ends of lines."""
+    block = block.translate(bytes.maketrans(b"\t\r", b"  "))
+    while b"  " in block:
+        block = block.replace(b"  ", b" ")
+    return block.replace(b"\n ", b"\n").replace(b" \n", b"\n").strip(b" ")
+
+
+def _flags(block: bytes, layout: Layout, found: dict[str, int]) -> dict[int, Any]:
+    """The columns that hold True and False, by their first row."""
+    import pyarrow as pa
+
+    first = _fields(next(_records(block)).text, layout.separator)
+    return {index: pa.bool_() for index in found.values() if index < len(first) and first[index].lower() in _WORDS}
 
 
 def _careful(file: File, block: bytes, line: int, layout: Layout, found: dict[str, int]) -> Table:
