@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kantor.data.readers.base import File, Request, Table, element, picked, places
+from kantor.data.readers.base import File, Request, Table, elements, picked, places
 from kantor.errors import InputError
 
 NAMES = ("names", "columns")  # an array of strings, or an attribute, that names the columns of a matrix
@@ -59,8 +59,7 @@ class Arrays:
                 self.name(prefix + name, Place(key, (*fields, name)))
 
     def _knows(self, column: str) -> bool:
-        inner = element(column)
-        return column in self.places or (inner is not None and inner[0] in self.places)
+        return any(name in self.places for name, _ in elements(column))
 
     def chunks(self, request: Request) -> Iterator[Table]:
         if self.problems and not all(map(self._knows, request.columns)):

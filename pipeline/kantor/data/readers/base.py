@@ -26,7 +26,7 @@ Key = TypeVar("Key")
 DAMAGED = "the file is truncated or damaged: copy it again"
 NAME_IT = "name one of them by 'table' in the configuration"
 _SHOWN = 20
-_ELEMENT = re.compile(r"(?P<name>.*?)(?P<index>(\[\d+\])+)", re.DOTALL)
+_ELEMENT = re.compile(r"(?P<name>.+)\[(?P<index>\d+)\]", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -162,12 +162,13 @@ def several(file: File, name: str, shape: Sequence[int | None]) -> InputError:
     )
 
 
-def element(column: str) -> tuple[str, Index] | None:
-    """The name and index that `name[0][1]` stands for; None if it has none."""
-    found = _ELEMENT.fullmatch(column)
-    if found is None:
-        return None
-    return found["name"], tuple(int(digits) for digits in re.findall(r"\d+", found["index"]))
+def elements(column: str) -> Iterator[tuple[str, Index]]:
+    """What a column's name may mean: itself, or an element of another. A name may hold an index of its own."""
+    index: Index = ()
+    yield column, index
+    while found := _ELEMENT.fullmatch(column):
+        column, index = found["name"], (int(found["index"]), *index)
+        yield column, index
 
 
 def places(
@@ -180,13 +181,10 @@ def places(
     """
     found: dict[str, tuple[Key, Index]] = {}
     for column in columns:
-        inner = element(column)
-        if column in known:
-            found[column] = known[column], ()
-        elif inner is not None and inner[0] in known:
-            found[column] = known[inner[0]], inner[1]
-        else:
+        place = next(((known[name], index) for name, index in elements(column) if name in known), None)
+        if place is None:
             _no_column(file, column, list(known), cure)
+        found[column] = place
     return found
 
 

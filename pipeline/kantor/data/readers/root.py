@@ -16,7 +16,7 @@ from kantor.data.readers.base import (
     Index,
     Request,
     Table,
-    element,
+    elements,
     jagged,
     no_table,
     not_numbers,
@@ -29,6 +29,9 @@ from kantor.machine.inputs import is_remote
 from kantor.machine.packages import optional
 
 _TREES = ["TTree", "TNtuple*", "ROOT::RNTuple", "ROOT::Experimental::RNTuple"]
+# How uproot reads numbers; NoneType is an RNTuple's field.
+_NUMBERS = ("AsDtype", "AsDtypeInPlace", "AsJagged", "AsDouble32", "AsFloat16", "AsSTLBits", "NoneType")
+_SNAPSHOT = "write it with plain numbers (float, double, int, bool), for instance by RDataFrame's Snapshot"
 # What reads an address, by its scheme.
 _PACKAGES = {"root": "xrootd fsspec-xrootd", "xroot": "xrootd fsspec-xrootd", "https": "aiohttp", "http": "aiohttp"}
 
@@ -60,9 +63,7 @@ def _known(tree: Any, columns: Iterable[str]) -> dict[str, tuple[str, ...]]:
         leaves = branch.member("fLeaves") if hasattr(branch, "member") else []
         known |= {f"{name}.{leaf.member('fName')}": (name, leaf.member("fName")) for leaf in leaves if len(leaves) > 1}
         known[name] = (name,)
-    for column in columns:
-        inner = element(column)
-        name = column if inner is None else inner[0]
+    for name, _ in (inner for column in columns for inner in elements(column)):
         branch, *fields = name.split(".")
         while name not in known and fields:
             if branch in known:
@@ -72,7 +73,19 @@ def _known(tree: Any, columns: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _branch(file: File, tree: Any, name: str, begin: int, end: int) -> Any:
-    values = tree[name].array(entry_start=begin, entry_stop=end, library="ak")
+    branch = tree[name]
+    try:
+        values = branch.array(entry_start=begin, entry_stop=end, library="ak")
+    except Exception as error:
+        kind = type(getattr(branch, "interpretation", None)).__name__
+        if kind in _NUMBERS:
+            raise
+        inner = [f"{name}/{part.name}" for part in getattr(branch, "branches", ())]
+        raise InputError(
+            f"the branch '{name}' ({branch.typename}) holds objects that uproot does not turn into numbers",
+            where=file,
+            cure=f"name one of its branches: {', '.join(inner[:5])}" if inner else _SNAPSHOT,
+        ) from error
     if len(values) != end - begin:
         raise InputError(
             f"the branch '{name}' has {begin + len(values):,} entries, the tree {int(tree.num_entries):,}",
@@ -149,12 +162,11 @@ def _explain(file: File, error: Exception) -> InputError | None:
                 where=file,
                 cure="check the address and your proxy or ticket; or copy the file here",
             )
-    text = str(error)
-    if name == "UnknownInterpretation" or isinstance(error, NotImplementedError) or "cannot produce" in text:
+    if "RNTuple" in str(error) and name == "DeserializationError":
         return InputError(
-            f"uproot cannot interpret a branch: {(str(error).splitlines() or [''])[0]}",
+            "this RNTuple is of a version that uproot does not read, from before ROOT 6.34",
             where=file,
-            cure="write it with plain numbers (float, double, int, bool), for instance by RDataFrame's Snapshot",
+            cure="write it anew with a newer ROOT",
         )
     if isinstance(error, ValueError) and "compression" in str(error):
         return InputError(

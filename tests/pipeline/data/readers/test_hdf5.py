@@ -86,6 +86,15 @@ def test_elements(tmp_path: Path, read_all: ReadAll) -> None:
             read_all(path, column)
 
 
+def test_a_name_may_hold_an_index(tmp_path: Path, read_all: ReadAll) -> None:
+    path = tmp_path / "names.h5"
+    with h5py.File(path, "w") as file:
+        file["vertex[3]"], file["vertex"] = np.arange(15.0).reshape(5, 3), np.arange(20.0).reshape(5, 4)
+    found = read_all(path, "vertex[3][1]", "vertex[2]")
+    assert found["vertex[3][1]"].tolist() == [1, 4, 7, 10, 13]
+    assert found["vertex[2]"].tolist() == [2, 6, 10, 14, 18]
+
+
 def test_unwanted_columns_may_be_anything(tmp_path: Path, read_all: ReadAll) -> None:
     path = tmp_path / "mixed.h5"
     with h5py.File(path, "w") as file:
