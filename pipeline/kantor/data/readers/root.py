@@ -33,7 +33,13 @@ _TREES = ["TTree", "TNtuple*", "ROOT::RNTuple", "ROOT::Experimental::RNTuple"]
 _NUMBERS = ("AsDtype", "AsDtypeInPlace", "AsJagged", "AsDouble32", "AsFloat16", "AsSTLBits", "NoneType")
 _SNAPSHOT = "write it with plain numbers (float, double, int, bool), for instance by RDataFrame's Snapshot"
 # What reads an address, by its scheme.
-_PACKAGES = {"root": "xrootd fsspec-xrootd", "xroot": "xrootd fsspec-xrootd", "https": "aiohttp", "http": "aiohttp"}
+_PACKAGES = {
+    "root": "xrootd fsspec-xrootd",
+    "xroot": "xrootd fsspec-xrootd",
+    "https": "aiohttp",
+    "http": "aiohttp",
+    "s3": "s3fs",
+}
 
 
 def _read(file: File, request: Request) -> Iterator[Table]:
@@ -150,13 +156,14 @@ def _explain(file: File, error: Exception) -> InputError | None:
     name = type(error).__name__
     if is_remote(file):
         scheme = str(file).partition(":")[0]
+        package = _PACKAGES.get(scheme)
         if isinstance(error, ImportError) or "rotocol not known" in str(error):
             return InputError(
                 f"reading {scheme}:// needs another package",
                 where=file,
-                cure=f"pip install {_PACKAGES.get(scheme, 'what fsspec names for it')}; or copy the file here",
+                cure=f"pip install {package}; or copy the file here" if package else "copy the file here",
             )
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) or name == "DeserializationError":
             return InputError(
                 f"cannot be read from afar: {str(error) or name}",
                 where=file,

@@ -120,7 +120,12 @@ def test_text(tmp_path: Path, read_all: ReadAll) -> None:
         read_all(path, "species")
 
 
-def test_addresses(monkeypatch: pytest.MonkeyPatch, read_all: ReadAll) -> None:
+def test_an_address_is_read(read_all: ReadAll) -> None:
+    found = read_all(f"file://{FILES / 'geant4.root'}", "energy")
+    assert np.array_equal(found["energy"], np.arange(50) ** 2 / 7)
+
+
+def test_addresses_that_need_a_package(monkeypatch: pytest.MonkeyPatch, read_all: ReadAll) -> None:
     opened: list[object] = []
 
     def no_package(address: object, **_: object) -> None:
