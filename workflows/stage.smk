@@ -1,6 +1,9 @@
 def sources(wildcards):
-    """The user's own files behind a dataset; a generator has none."""
-    return CONFIG.datasets[wildcards.dataset].source.files
+    """The user's own files behind a dataset, new matches of a pattern among them; a generator has none."""
+    try:
+        return CONFIG.datasets[wildcards.dataset].source.files
+    except kantor.errors.InputError as error:
+        raise WorkflowError(str(error)) from None
 
 
 rule stage:

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from kantor.errors import ConfigError
 from kantor.expressions import Expression
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+Name = Annotated[str, Field(pattern=NAME)]
 # A name as the reference calls it in a path, where it is not just any NAME.
 ColumnName = Annotated[Name, Field(title="COLUMN")]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -19,6 +20,14 @@ NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 T = TypeVar("T", bound=Iterable[str])
+
+
+class Curable(ValueError):  # noqa: N818 - what validators raise
+    """What is wrong with a field, for validators that know the cure."""
+
+    def __init__(self, what: str, cure: str) -> None:
+        self.cure = cure
+        super().__init__(what)
 
 
 class Settings(BaseModel):

@@ -1,10 +1,12 @@
 """Datasets: where events come from, which rows are kept, how they are split, what is known of their physics."""
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from kantor.config.base import Count, Fraction, Name, NonNegative, Positive, Seed, Settings, parsed
+from kantor.config.base import NAME, Count, Curable, Fraction, Name, NonNegative, Positive, Seed, Settings, parsed
+from kantor.machine.inputs import found, is_remote
 
 
 class DisPhysics(Settings):
@@ -37,8 +39,16 @@ class Source(Settings):
 
     @property
     def files(self) -> list[str]:
-        """The user's own files that are read."""
+        """The user's own files on this machine that are read."""
         return []
+
+    def resolved(self) -> Self:
+        """The same with the paths that are there now, in place of patterns.
+
+        Raises:
+            InputError: a pattern has no match, or a variable no value.
+        """
+        return self
 
     @property
     def condition_names(self) -> list[str]:
@@ -104,16 +114,22 @@ class SwissRollSource(Toy):
 
 
 class FileSource(Source):
-    """Columns of the user's own files: HDF5, NPZ, CSV, Parquet or ROOT, known by their endings."""
+    """Columns of the user's own files: HDF5, NPZ, NPY, CSV, Parquet or ROOT, known by their endings."""
 
     kind: Literal["file"]
-    paths: Annotated[list[str], Field(min_length=1)] = Field(description="files, read in this order")
+    paths: Annotated[list[str], Field(min_length=1)] = Field(
+        description="files, read in this order; patterns such as data/*.root (sorted by name), ~ and $VARIABLES are "
+        "expanded, a folder of Parquet files is read whole, ROOT files also from root:// addresses"
+    )
     table: str | None = Field(
         default=None, description="ROOT tree, or HDF5 group or dataset; none: the only one there is"
     )
-    header: list[str] | None = Field(default=None, description="column names of a CSV file that has no header line")
+    header: list[str] | None = Field(
+        default=None, description="column names of a CSV file that has no header line, or of a matrix in NPY"
+    )
     features: dict[Name, str] = Field(
-        description="features to be generated: name -> column of the file (a list: the names are the columns)"
+        description="features to be generated: name -> column of the file (a list: the names are the columns); the "
+        "elements of a column with several numbers a row are column[0], column[1], ..."
     )
     conditions: dict[Name, str] = Field(
         default={}, description="conditions of the generator: name -> column of the file"
@@ -124,11 +140,25 @@ class FileSource(Source):
     @field_validator("features", "conditions", mode="before")
     @classmethod
     def _names_are_columns(cls, value: Any) -> Any:
-        return {column: column for column in value} if isinstance(value, list) else value
+        if not isinstance(value, list):
+            return value
+        for column in value:
+            if isinstance(column, str) and not re.fullmatch(NAME, column):
+                name = re.sub(r"[^A-Za-z0-9]+", "_", column).strip("_") or "x"
+                raise Curable(
+                    f"'{column}' is no name (letters, digits, _ . -)",
+                    f"write name: column, {{ {name}: '{column}', ... }}",
+                )
+            if value.count(column) > 1:
+                raise Curable(f"'{column}' stands twice", "list every column once")
+        return {column: column for column in value}
 
     @property
     def files(self) -> list[str]:
-        return self.paths
+        return [path for path in found(self.paths) if not is_remote(path)]
+
+    def resolved(self) -> Self:
+        return self.model_copy(update={"paths": found(self.paths)})
 
     @property
     def condition_names(self) -> list[str]:

@@ -97,7 +97,7 @@ def _explain(detail: Any, kind: type[Settings]) -> str:
             field, shown = f"{field}.kind", ""
             cure = f"choose one of {detail['ctx'].get('expected_tags', 'the kinds in config/README.md')}"
         case _:
-            cure = "see this key in config/README.md"
+            cure = getattr(detail.get("ctx", {}).get("error"), "cure", "see this key in config/README.md")
     return f"  {field}{shown}: {message}\n    cure: {cure}"
 
 

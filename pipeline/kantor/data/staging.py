@@ -71,16 +71,19 @@ def stage(name: str, dataset: Dataset, out: Path, ranks: Ranks, processes: int) 
     """
     unfinished = out / _UNFINISHED
     try:
-        _on_root(ranks, lambda: _prepare(dataset, out))
-        parts = _make_parts(name, dataset, unfinished, ranks, processes)
-        return _on_root(ranks, lambda: _finish(name, dataset, out, parts))
+        # Patterns of paths are resolved once: files may come while ranks read.
+        resolved = _on_root(ranks, lambda: _prepare(dataset, out))
+        parts = _make_parts(name, resolved, unfinished, ranks, processes)
+        return _on_root(ranks, lambda: _finish(name, resolved, out, parts))
     finally:
         if ranks.is_root:
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _prepare(dataset: Dataset, out: Path) -> None:
-    """Refuse what can be refused before any work is done."""
+def _prepare(dataset: Dataset, out: Path) -> Dataset:
+    """Refuse what can be refused before any work is done; the dataset with the files that are there."""
+    dataset = dataset.model_copy(update={"source": dataset.source.resolved()})
+    _source(dataset).check()
     _check_cuts(dataset)
     _check_overwriting(dataset, out)
     unfinished = out / _UNFINISHED
@@ -90,6 +93,7 @@ def _prepare(dataset: Dataset, out: Path) -> None:
             shutil.rmtree(unfinished)
         unfinished.mkdir(parents=True)
         (unfinished / "writable").write_bytes(b"")
+    return dataset
 
 
 def _source(dataset: Dataset) -> Source:

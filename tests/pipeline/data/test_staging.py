@@ -332,8 +332,8 @@ def test_no_permission_to_write(table: Table) -> None:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_full_disk(small_disk: Path, table: Table, processes: int) -> None:
     table.columns = {name: np.tile(values, 60) for name, values in table.columns.items()}
-    table.write()
-    dataset = table.dataset(table.path, table.path, shard_rows=20_000)
+    second = table.write(table.directory / "second.npz")
+    dataset = table.dataset(table.write(), second, shard_rows=20_000)
     with pytest.raises(InputError, match="cannot write: No space left on device") as caught:
         stage("table", dataset, small_disk / "out", Ranks(), processes)
     assert caught.value.cure is not None

@@ -37,6 +37,10 @@ class Source(ABC):
     def conditions(self) -> Sequence[Column]:
         return ()
 
+    def check(self) -> None:
+        """Raise `InputError` for what can be refused before any work."""
+        return
+
     @property
     @abstractmethod
     def pieces(self) -> int:

@@ -1,11 +1,11 @@
-"""Events from the user's own files: one piece for each file."""
+"""Events from the user's own files: one piece for each file. Staging has resolved patterns in their paths."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from kantor import config
 from kantor.data import readers
 from kantor.data.sources.base import Chunk, Source
+from kantor.machine.inputs import refuse_twice
 from kantor.results import Column
 
 
@@ -23,6 +23,9 @@ class Files(Source):
     def conditions(self) -> Sequence[Column]:
         return self._columns(self._settings.conditions)
 
+    def check(self) -> None:
+        refuse_twice(self._settings.paths)
+
     @property
     def pieces(self) -> int:
         return len(self._settings.paths)
@@ -32,7 +35,7 @@ class Files(Source):
         wanted = settings.features | settings.conditions
         columns = {*wanted.values()} if settings.weight is None else {*wanted.values(), settings.weight}
         request = readers.Request(tuple(sorted(columns)), self._rows, settings.table, settings.header)
-        for table in readers.read(Path(settings.paths[piece]), request):
+        for table in readers.read(settings.paths[piece], request):
             weights = None if settings.weight is None else table[settings.weight]
             yield Chunk({name: table[column] for name, column in wanted.items()}, weights)
 
