@@ -274,6 +274,8 @@ def check(command: list[str]) -> bool:
         check_snakemake(command[1:])
     elif command[0] == "make":
         check_make(command[1:])
+    elif command[:2] == ["pip", "install"]:
+        assert all((ROOT / path / "pyproject.toml").exists() for path in command[2:] if path.startswith(".")), command
     else:
         return False
     return True
