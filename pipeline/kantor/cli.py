@@ -1,6 +1,7 @@
 """The `kantor` command: every stage by hand, just as the workflow calls it."""
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -23,19 +24,48 @@ S = TypeVar("S", bound=Settings)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0, 2 for input that cannot be used, 75 for stopped but resumable, 1 otherwise."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that knows no Greek shows question marks.
+            stream.reconfigure(errors="replace")
     options = _parser().parse_args(arguments)
     try:
         with explained(options.log or Path()):
             configure(options.log)
-        options.run(options)
+        _run(options)
     except KantorError as error:
         print(f"kantor {options.command}: {error}", file=sys.stderr)
+        _drop_output()
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # Whoever read has seen enough, as `head`; 128 + SIGPIPE, as shells have it.
+        _drop_output()
+        return 141
     finally:
         configure(None)
     return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    """Run the command, and turn a full disk that nobody expected into an error like others."""
+    try:
+        options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        with explained(Path(error.filename or "standard output")):
+            raise
+
+
+def _drop_output() -> None:
+    """What could not be written would be tried again when Python ends, with a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _stage(options: argparse.Namespace) -> None:

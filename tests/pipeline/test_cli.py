@@ -47,6 +47,36 @@ def test_the_dataset_is_looked_up_in_the_configuration(tmp_path: Path, capsys: p
     assert "there is no 'dsi' in 'datasets'\n  cure: choose: dis" in capsys.readouterr().err
 
 
+def test_a_reader_who_has_seen_enough_is_no_failure() -> None:
+    command = f"{sys.executable} -m kantor.cli config --schema | head -c 10; status=${{PIPESTATUS[0]}}; echo; echo $status"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout[:1] == "{"
+    # 0 where all of it fitted into the pipe.
+    assert done.stdout.splitlines()[-1] in {"0", "141"}
+    assert done.stderr == ""
+
+
+def test_full_disks_are_said_without_a_traceback(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-m", "kantor.cli", "config", "--reference"]
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+    assert done.returncode == 2
+    assert "standard output: cannot write: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    stage = ["stage", "--settings", json.dumps(SMALL), "--dataset", "dis", "--out", str(tmp_path), "--processes", "1"]
+    done = kantor(*stage, "--log", "/dev/full")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("/dev/full: the log is not complete") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_terminal_without_greek_shows_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = kantor("config", "--reference")
+    assert done.returncode == 0, done.stderr
+    assert "integer ? 10" in done.stdout
+
+
 def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     arguments = ["--settings", json.dumps(SMALL), "--dataset", "dis", "--out", str(tmp_path / "file" / "dis")]

@@ -3,24 +3,45 @@
 import logging
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 log = logging.getLogger("kantor")
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that says once that it cannot be written; a full disk must not end what is logged."""
+
+    failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not self.failed:
+            self.failed = True
+            log.warning(f"{self.baseFilename}: the log is not complete: {sys.exception()}")
+
+
+class _Terminal(logging.StreamHandler[TextIO]):
+    """Stderr, which may be closed."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        pass
 
 
 def configure(log_file: Path | None) -> None:
     """Send `log` to stderr, and with times into `log_file`."""
     for handler in list(log.handlers):
         log.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # on a full disk, where it was said already
+            handler.close()
     log.setLevel(logging.INFO)
     log.propagate = False
-    terminal = logging.StreamHandler(sys.stderr)
+    terminal = _Terminal(sys.stderr)
     terminal.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(terminal)
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(log_file, mode="a", encoding="utf-8")
+        file = _LogFile(log_file, mode="a", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
         log.addHandler(file)
 
