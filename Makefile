@@ -13,7 +13,7 @@ help:
 	@echo "make run      stage the data, train the models, validate them: ends with results/report/index.html"
 	@echo "make physics  the same with several seeds, for figures with uncertainties"
 	@echo "make toys     the same on rings and grids of Gaussians: which modes are found, which collapse"
-	@echo "make check    linters, types, import contracts, and the tests not marked slow (none over some ten seconds; no Ray,"
+	@echo "make check    linters, types, import contracts, and the tests not marked slow (none over some five seconds; no Ray,"
 	@echo "              no SLURM): minutes, before every commit"
 	@echo "make test     all tests, linters and types; in a random order, whose seed is printed (repeat it with"
 	@echo "              .venv/bin/pytest tests --randomly-seed=SEED; -p no:randomly keeps the order of the files)"

@@ -48,7 +48,9 @@ def test_the_dataset_is_looked_up_in_the_configuration(tmp_path: Path, capsys: p
 
 
 def test_a_reader_who_has_seen_enough_is_no_failure() -> None:
-    command = f"{sys.executable} -m kantor.cli config --schema | head -c 10; status=${{PIPESTATUS[0]}}; echo; echo $status"
+    command = (
+        f"{sys.executable} -m kantor.cli config --schema | head -c 10; status=${{PIPESTATUS[0]}}; echo; echo $status"
+    )
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=120)
     assert done.stdout[:1] == "{"
     # 0 where all of it fitted into the pipe.

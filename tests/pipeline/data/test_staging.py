@@ -77,6 +77,7 @@ def test_two_processes_make_the_same_bytes(one_process: dict[str, bytes], tmp_pa
     assert files(tmp_path) == one_process
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not MPIEXEC.exists(), reason="no mpiexec beside this Python (pip install mpich)")
 @pytest.mark.parametrize("processes", [1, 2])
 def test_two_ranks_make_the_same_bytes(one_process: dict[str, bytes], tmp_path: Path, processes: int) -> None:

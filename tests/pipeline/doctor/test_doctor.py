@@ -279,6 +279,7 @@ def started(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
+@pytest.mark.slow
 def test_a_stopped_doctor_leaves_no_ray_behind(started: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 60
     family: list[psutil.Process] = []

@@ -59,6 +59,7 @@ def test_the_page_shows_every_figure_and_stands_alone(tmp_path: Path) -> None:
     assert "roofline" not in page
 
 
+@pytest.mark.slow
 def test_the_report_ends_with_the_benchmark(write: Callable[..., ModelFiles], tmp_path: Path) -> None:
     model, out = write("wgan_gp"), tmp_path / "report"
     write_rows(tmp_path / "pairwise.csv", [ROW, OTHER, ABSENT, LARGE, MEMORY])

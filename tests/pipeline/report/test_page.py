@@ -115,12 +115,14 @@ def test_csv_and_json_agree(report: Path) -> None:
             assert line[name] == expected
 
 
+@pytest.mark.slow
 def test_the_same_input_gives_the_same_bytes(report: Path, models: list[ModelFiles], tmp_path: Path) -> None:
     write_report("Trial & error", models, tmp_path)
     for path in report.iterdir():
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_seeds_become_mean_and_standard_error(write: Write, tmp_path: Path) -> None:
     write_report("Seeds", [write("wgan_gp", seed) for seed in (1, 2, 3)], tmp_path / "report")
     rows = Report.read(tmp_path / "report" / "report.json").rows
@@ -134,6 +136,7 @@ def test_seeds_become_mean_and_standard_error(write: Write, tmp_path: Path) -> N
     assert "3 seeds" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_each_dataset_has_its_own_section(write: Write, tmp_path: Path) -> None:
     files = [write("a"), write("b", dataset="other", truth_seed=8)]
     write_report("Two", files, tmp_path / "report")
@@ -141,6 +144,7 @@ def test_each_dataset_has_its_own_section(write: Write, tmp_path: Path) -> None:
     assert {"d1-summary", "d2-summary"} <= set(page.ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modes", [0, 2])
 def test_two_features_are_shown_as_points(modes: int, write: Write, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
@@ -173,6 +177,7 @@ def test_summary_is_a_short_table(report: Path) -> None:
     assert re.search(r"observables as truth \(KS\)\s+0 of 3, worst p_x\s+3 of 3", table)
 
 
+@pytest.mark.slow
 def test_a_page_of_many_observables_draws_the_worst(
     models: list[ModelFiles], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

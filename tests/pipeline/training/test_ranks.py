@@ -109,6 +109,7 @@ def double(
     return one, two
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_are_one(case: str, double: tuple[Results, Results]) -> None:
     one, two = (results[case] for results in double)

@@ -98,6 +98,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_interrupted_and_uninterrupted_end_with_the_same_bits(job: Job, variant: str) -> None:
     settings = Training.model_validate(job.settings.model_dump() | VARIANTS[variant])
@@ -116,6 +117,7 @@ def test_interrupted_and_uninterrupted_end_with_the_same_bits(job: Job, variant:
     assert TrainingRun.read(stopped.out / "run.json").attempts == 3
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_at_most_one_checkpoint_interval(job: Job) -> None:
     # Long enough that it cannot end between the look at its metrics and the kill.
     settings = job.settings.model_copy(update={"log_every": 1, "steps": 200})
