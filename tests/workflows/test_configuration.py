@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,14 @@ def test_keys_can_be_changed_on_the_command_line(workflow) -> None:  # type: ign
         ("wgan_gp", 21, 64),
     ]
     assert "elsewhere/report/index.html" in done.stdout
+
+
+def test_a_study_more_needs_no_code(workflow) -> None:  # type: ignore[no-untyped-def]
+    workflow.configure(targets__my_study={"trainings": ["cramer"], "seeds": [4, 5]})
+    try:
+        assert workflow.would_run("report-my_study") == Counter(
+            {"stage:other": 1, "train:cramer": 2, "validate:cramer": 2, "gather": 1}
+        )
+        assert workflow.snakemake("--dry-run", "report-nobodys").returncode != 0
+    finally:
+        workflow.configure()
