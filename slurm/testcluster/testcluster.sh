@@ -257,13 +257,20 @@ node() { # NUMBER: the first process of a node, in its namespaces
 
 wait_for_nodes() { # NUMBER
   for _ in $(seq 300); do
-    [ "$(sinfo -h -N -p main -o %T 2>/dev/null | grep -cE '^(idle|mixed|allocated)$')" = "$1" ] && return
+    [ "$(sinfo -h -N -p main -o %T 2>/dev/null | grep -cE '^(idle|mixed|allocated)$')" = "$1" ] && listen "$1" && return
     sleep 0.1
   done
   sinfo -N >&2 || true
   tail -n 5 "$DIR"/log/*.log >&2
   down
   die 1 "the nodes did not come up in 30 s: see their logs above"
+}
+
+listen() { # NUMBER: the controller goes on calling a node idle for a while after a power cut
+  local i
+  for i in $(seq "$1"); do
+    timeout 1 bash -c "</dev/tcp/$(cat "$DIR/run/network").$i/16818" 2>/dev/null || return
+  done
 }
 
 down() {

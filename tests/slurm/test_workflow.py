@@ -64,7 +64,8 @@ def test_ranks_without_pmi2_are_refused(running: Cluster, finished: Workflow) ->
 
 def test_ranks_on_two_nodes_meet_at_every_start(cluster: Cluster) -> None:
     # Over MPICH's own choice of network one start of five waits for ever (pipeline/kantor/machine/ranks.py).
-    meet = "from kantor.machine.ranks import world; ranks = w(2); assert ranks.gather(2, int) == [0, 1]; print('met')"
+    world = "from kantor.machine.ranks import world; ranks = world(2)"
+    meet = f"{world}; assert ranks.gather(2, int) == [0, 1]; print('met')"
     start = f'timeout 60 srun --mpi=pmi2 python -c "{meet}"'
     job = cluster.submit(f"for start in $(seq 15); do {start} || exit; done", "--cpus-per-task=1")
     assert job.wait(300) == 0, job.said
