@@ -12,7 +12,7 @@ MANIFEST = "results/data/own/manifest.json"
 
 
 def write(path: Path, first: int) -> None:
-    path.write_text("x,y\n" + "".join(f"{n},{n * n}\n" for n in range(first, first + 50)))
+    path.write_text("x,y\n" + "".join(f"{n},{n * n}\n" for n in range(first, first + 100)))
 
 
 @pytest.fixture
@@ -32,12 +32,12 @@ def test_a_new_match_of_a_pattern_stages_again(workflow: Any) -> None:
     done = workflow.snakemake(MANIFEST)
     assert done.returncode == 0, done.stderr
     assert workflow.would_run(MANIFEST) == Counter()
-    write(workflow.directory / "own" / "a.csv", 50)
+    write(workflow.directory / "own" / "a.csv", 100)
     time.sleep(1)
     assert workflow.would_run(MANIFEST) == Counter(["stage:own"])
     done = workflow.snakemake(MANIFEST)
     assert done.returncode == 0, done.stderr
-    assert '"rows": 100' in (workflow.directory / MANIFEST).read_text()
+    assert '"rows": 200' in (workflow.directory / MANIFEST).read_text()
     # A file that is gone, too.
     (workflow.directory / "own" / "a.csv").unlink()
     assert workflow.would_run(MANIFEST) == Counter(["stage:own"])
