@@ -124,10 +124,11 @@ def _given_up(job: Job, error: Exception) -> TrainingError:
     """
     failures = list(getattr(error, "worker_failures", {}).values())
     own = [failure for failure in failures if type(failure).__name__ == "UserExceptionWithTraceback"]
-    if own:
+    # A rank whose peer was killed fails in its own code, too: all of them have to.
+    if own and len(own) == len(failures):
         reason = str(own[0]).strip().splitlines()[-1]
         return TrainingError(
-            f"failed in each of {_RESTARTS + 1} attempts, at the same place: {reason}",
+            f"failed in {_RESTARTS + 1} attempts, in the last with: {reason}",
             where=f"training '{job.name}'",
             cure=f"this is a fault of Kantor: report it with what stands below {job.checkpoints / 'ray'}",
         )
