@@ -50,9 +50,10 @@ class Job:
         return int(self._field("Restarts"))
 
     @property
-    def end_time(self) -> float:
-        """When its time limit is reached [seconds since the epoch]."""
-        return datetime.fromisoformat(self._field("EndTime")).timestamp()
+    def deadline(self) -> float:
+        """When a training in it stops by itself [seconds since the epoch]."""
+        began, end = (datetime.fromisoformat(self._field(f"{name}Time")).timestamp() for name in ("Start", "End"))
+        return began + 0.9 * (end - began)  # at the latest, as slurm.deadline says
 
     def wait(self, timeout: float = 300) -> int:
         """The exit status of the finished job (128 + N where signal N ended it)."""
@@ -84,6 +85,8 @@ class Cluster:
     def __init__(self, name: str, shared: Path) -> None:
         self.name, self.shared = name, shared
         self.directory = Path(f"/var/tmp/testcluster-{name}")
+        # A file system of its own, of a few MiB, that all nodes see.
+        self.small = shared / "small"
         self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("SLURM_")},
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -107,6 +110,10 @@ class Cluster:
 
     def up(self, nodes: int = 2) -> None:
         """Start what is not running: all of it, or nodes that were killed."""
+        # Nodes see what was mounted before they started. Who may not mount may not start a cluster, which says so.
+        if not self.small.is_mount():
+            self.small.mkdir(exist_ok=True)
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8M", "tmpfs", str(self.small)], check=False)
         done = self.script("up", str(nodes))
         if done.returncode == NOT_ALLOWED:
             pytest.skip(f"no SLURM here: {done.stdout.strip()}")
@@ -114,6 +121,13 @@ class Cluster:
 
     def down(self) -> None:
         assert self.script("down").returncode == 0
+        subprocess.run(["umount", str(self.small)], check=False)
+
+    def cancel_all(self) -> None:
+        """Leave no job."""
+        self.run("scancel", "--user=root", "--signal=KILL", check=False)
+        self.run("scancel", "--user=root", check=False)
+        wait_until(lambda: not self.run("squeue", "--noheader").stdout, 60, lambda: self.run("squeue").stdout)
 
     @property
     def nodes(self) -> list[str]:
@@ -222,9 +236,7 @@ def cluster(running: Cluster) -> Iterator[Cluster]:
     """Two idle nodes; no job of a test is left for the next one."""
     running.up()
     yield running
-    running.run("scancel", "--user=root", "--signal=KILL", check=False)
-    running.run("scancel", "--user=root", check=False)
-    wait_until(lambda: not running.run("squeue", "--noheader").stdout, 60, lambda: running.run("squeue").stdout)
+    running.cancel_all()
     # Of launchers killed here, or by a test; its own assertions have been made.
     for meeting in running.shared.rglob(".kantor-ray-*"):
         meeting.unlink()

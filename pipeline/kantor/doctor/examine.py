@@ -3,18 +3,17 @@
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from types import FrameType
 
 from kantor.doctor import launchers, machine, slurm, storage
 from kantor.doctor.finding import Checked, Diagnosis, Finding, failure, skipped
 from kantor.doctor.processes import end_all
+from kantor.machine.signals import Told
 
 Check = tuple[str, Callable[[], Finding]]
 # No check takes this long [s]; one that does hangs where nothing can end it, on a file system that is away.
@@ -48,11 +47,13 @@ def checks(results: Path, scratch: str, *, quick: bool) -> list[Check]:
 
 def examine(chosen: list[Check], patience: float = _PATIENCE) -> Iterator[Checked]:
     """Run all checks together; yield what they find, in order."""
-    before = signal.signal(signal.SIGTERM, _stop)
+    told = Told(lambda number: SystemExit(128 + number))
+    before = signal.signal(signal.SIGTERM, told)
     try:
         deadline = time.monotonic() + patience
         for name, answer in [(name, _start(name, look)) for name, look in chosen]:
             try:
+                told.check()
                 yield answer.get(timeout=max(0.0, deadline - time.monotonic()))
             except Empty:
                 hangs = failure(f"no answer within {patience:.0f} s", "a file system or service behind it hangs")
@@ -81,10 +82,6 @@ def _start(name: str, look: Callable[[], Finding]) -> "SimpleQueue[Checked]":
 def _checked(name: str, finding: Finding, seconds: float) -> Checked:
     found = " ".join(finding.found.split())
     return Checked(name=name, status=finding.status, found=found, cure=finding.cure, seconds=round(seconds, 2))
-
-
-def _stop(number: int, _: FrameType | None) -> None:
-    sys.exit(128 + number)
 
 
 def diagnosis(checked: list[Checked]) -> Diagnosis:

@@ -24,14 +24,16 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from kantor.errors import InputError, Interrupted, TrainingError
+from kantor.errors import InputError, TrainingError
 from kantor.launch.address import MARK
 from kantor.machine import slurm
 from kantor.machine.addresses import address_towards, free_ports, interface_of, listens
 from kantor.machine.files import explained
 from kantor.machine.progress import log
+from kantor.machine.signals import Told, stopped_before
 
 # How often a node looks at its processes [s].
 _LOOK_EVERY = 0.1
@@ -147,14 +149,14 @@ def run(command: Sequence[str], *, meet_in: Path, join_timeout: float) -> int:
 
 def _lead(node: Node, command: Sequence[str], meeting: Path, directory: Path, join_timeout: float) -> int:
     driver: subprocess.Popen[bytes] | None = None
+    told = Told(lambda number: KeyboardInterrupt() if number == signal.SIGINT else before_ray(number))
+    before_ray = stopped_before("Ray was there")
 
-    def forward(number: int, _: object) -> None:
+    def forward(number: int, frame: FrameType | None) -> None:
         if driver is not None:
             driver.send_signal(number)
-        elif number == signal.SIGINT:
-            raise KeyboardInterrupt
         else:
-            raise Interrupted(f"{signal.Signals(number).name} before Ray was there", cure="run the same command again")
+            told(number, frame)
 
     for number in _SIGNALS:
         signal.signal(number, forward)
@@ -176,8 +178,11 @@ def _lead(node: Node, command: Sequence[str], meeting: Path, directory: Path, jo
                 raise TrainingError(f"Ray's head did not start in {join_timeout:.0f} s{_tail(directory)}")
             _check(ray, directory)
             others.look()
+            told.check()
         others.invite()
+        told.check()
         driver = stack.enter_context(_started(command, environment))
+        told.check()  # while it was started
         while driver.poll() is None:
             _check(ray, directory)
             # While it starts, `ray start` does not see that its head has died.

@@ -20,6 +20,7 @@ from kantor.errors import InputError, Interrupted, KantorError, TrainingError
 from kantor.launch.address import ray_address
 from kantor.machine.files import explained, write_text
 from kantor.machine.progress import Progress, log
+from kantor.machine.signals import Told, stopped_before
 from kantor.training.assembly import check_columns
 from kantor.training.feed import check_batch
 from kantor.training.job import Job
@@ -54,7 +55,8 @@ def launch(job: Job) -> None:
     check_autocast(job, gpus=job.gpus)
     _check_nodes(job)
     checkpoints = Checkpoints(job.checkpoints, job.settings.keep_checkpoints)
-    with _on_signal(_end_at_once), checkpoints.locked("launched", patience=_PATIENCE_LOCKED):
+    told = Told(stopped_before("the workers were there"))
+    with _on_signal(told), checkpoints.locked("launched", patience=_PATIENCE_LOCKED):
         for left_over in (job.stop_request, job.failure):
             left_over.unlink(missing_ok=True)
         shutil.rmtree(job.notes, ignore_errors=True)
@@ -62,7 +64,7 @@ def launch(job: Job) -> None:
         on = f" on {job.nodes} nodes" if job.nodes > 1 else ""
         log.info(f"training {job.name}, seed {job.seed}: starting Ray with {job.workers} workers{on}")
         with _progress(job):
-            _fit(job, ray_address(job.ray_address))
+            _fit(job, ray_address(job.ray_address), told)
         checkpoints.remove()
 
 
@@ -83,14 +85,14 @@ def _check_nodes(job: Job) -> None:
         )
 
 
-def _fit(job: Job, address: str) -> None:
+def _fit(job: Job, address: str, told: Told) -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     with _ray(job, address):
-        _wait_for_resources(job, _PATIENCE_LOCAL if address == "local" else _PATIENCE)
+        _wait_for_resources(job, _PATIENCE_LOCAL if address == "local" else _PATIENCE, told)
         trainer = TorchTrainer(
             _on_worker,
             train_loop_config={"job": job},
@@ -110,7 +112,10 @@ def _fit(job: Job, address: str) -> None:
         )
         try:
             with _on_signal(partial(_ask_to_stop, job.stop_request)):
+                told.check()
                 trainer.fit()
+        except Interrupted:
+            raise
         except Exception as error:
             _raise_failure(job.failure)
             raise _given_up(job, error) from error
@@ -176,7 +181,7 @@ def _placement(job: Job) -> str:
     return "STRICT_SPREAD" if job.workers == job.nodes else "SPREAD"
 
 
-def _wait_for_resources(job: Job, patience: float) -> None:
+def _wait_for_resources(job: Job, patience: float, told: Told) -> None:
     """Wait until Ray has what the workers need: Ray Train would wait for it without end.
 
     Raises:
@@ -187,6 +192,7 @@ def _wait_for_resources(job: Job, patience: float) -> None:
     needed = {"CPU": job.workers * job.threads, "GPU": job.workers * int(job.gpus)}
     deadline = time.monotonic() + patience
     while True:
+        told.check()
         nodes = sum(bool(node["Alive"]) for node in ray.nodes())
         there = {name: int(ray.cluster_resources().get(name, 0)) for name in needed}
         if nodes >= job.nodes and all(there[name] >= count for name, count in needed.items()):
@@ -255,10 +261,6 @@ def _raise_failure(path: Path) -> None:
     if path.exists():
         failure = json.loads(path.read_text(encoding="utf-8"))
         raise _ERRORS[failure.pop("kind")](**failure)
-
-
-def _end_at_once(number: int, _: object) -> None:
-    raise Interrupted(f"{signal.Signals(number).name} before the workers were there", cure="run the same command again")
 
 
 def _ask_to_stop(stop_request: Path, number: int, _: object) -> None:

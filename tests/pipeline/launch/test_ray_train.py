@@ -81,42 +81,37 @@ def test_two_workers_train_a_model(straight: Path) -> None:
     assert "critic distance" in output(straight)
 
 
-def test_a_killed_worker_is_started_again(
-    straight: Path, settings: Training, weighted_manifest: Path, tmp_path: Path
-) -> None:
-    process = start(settings, weighted_manifest, tmp_path)
-    wait_for_step(process, tmp_path, 60)
-    os.kill(workers(process)[0].pid, signal.SIGKILL)
-    assert process.wait(timeout=300) == 0, output(tmp_path)
-    assert TrainingRun.read(tmp_path / "run.json").attempts >= 2
-    assert_same_model(straight, tmp_path)
-
-
-def test_a_killed_driver_is_resumed_by_the_next_run(
-    straight: Path, settings: Training, weighted_manifest: Path, tmp_path: Path
-) -> None:
-    process = start(settings, weighted_manifest, tmp_path)
-    wait_for_step(process, tmp_path, 60)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    again = start(settings, weighted_manifest, tmp_path)
-    assert again.wait(timeout=300) == 0, output(tmp_path)
-    assert TrainingRun.read(tmp_path / "run.json").attempts >= 2
-    assert_same_model(straight, tmp_path)
-
-
-def test_sigterm_saves_a_checkpoint_and_ends_with_75(
+def test_refused_killed_and_stopped_it_ends_with_the_same_model(
     straight: Path, settings: Training, weighted_manifest: Path, tmp_path: Path
 ) -> None:
     process = start(settings, weighted_manifest, tmp_path, "--scratch", str(tmp_path / "scratch"))
     wait_for_step(process, tmp_path, 10)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=120) == 75, output(tmp_path)
     # The copy of the shards was for both workers, and goes when they have read it.
     assert re.search(r"copied 1 shard\(s\), .* for 2 worker\(s\)", output(tmp_path))
     assert not list((tmp_path / "scratch").iterdir())
+
+    for worker in workers(process):
+        worker.suspend()
+    again = start(settings, weighted_manifest, tmp_path)
+    assert again.wait(timeout=120) == 2, output(tmp_path)
+    assert "another process is training this model" in output(tmp_path)
+    for worker in workers(process):
+        worker.resume()
+
+    wait_for_step(process, tmp_path, 60)
+    os.kill(workers(process)[0].pid, signal.SIGKILL)  # Ray starts the workers again
+    wait_for_step(process, tmp_path, 160)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+    process = start(settings, weighted_manifest, tmp_path)
+    wait_for_step(process, tmp_path, 210)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 75, output(tmp_path)
     assert "a checkpoint is saved" in output(tmp_path)
+
     assert start(settings, weighted_manifest, tmp_path).wait(timeout=300) == 0, output(tmp_path)
+    assert TrainingRun.read(tmp_path / "run.json").attempts == 4
     assert_same_model(straight, tmp_path)
 
 
@@ -135,25 +130,9 @@ def test_sigterm_while_ray_starts_ends_with_75(
     assert process.wait(timeout=120) == 75, output(tmp_path)
     assert "cure: run the same command again" in output(tmp_path)
     assert not psutil.wait_procs(family, timeout=10)[1]
-    if seconds == 0:
+    if seconds == 0:  # and nothing of it is in the way
         assert start(settings, weighted_manifest, tmp_path).wait(timeout=300) == 0, output(tmp_path)
         assert_same_model(straight, tmp_path)
-
-
-def test_a_second_launch_is_refused_and_leaves_the_first_alone(
-    straight: Path, settings: Training, weighted_manifest: Path, tmp_path: Path
-) -> None:
-    process = start(settings, weighted_manifest, tmp_path)
-    wait_for_step(process, tmp_path, 10)
-    for worker in workers(process):
-        worker.suspend()
-    again = start(settings, weighted_manifest, tmp_path)
-    assert again.wait(timeout=120) == 2, output(tmp_path)
-    assert "another process is training this model" in output(tmp_path)
-    for worker in workers(process):
-        worker.resume()
-    assert process.wait(timeout=300) == 0, output(tmp_path)
-    assert_same_model(straight, tmp_path)
 
 
 @pytest.mark.parametrize(
