@@ -39,7 +39,8 @@ check: .venv/tested lint
 
 # A test that waits for SLURM or Ray leaves its core to the other process. Whole files, as their tests share what is slow
 # to make; the files that take longest are first (tests/conftest.py).
-test: .venv/tested lint test-triton
+test: .venv/tested
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint test-triton
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20 tests
 
 # A real SLURM of two nodes, which slurm/testcluster brings up as root: part of make test.
@@ -56,7 +57,7 @@ OLD_TRITON := .venv/triton-3.6
 test-triton: .venv/tested
 	@test -d $(OLD_TRITON)/triton || $(BIN)/python -m pip install --quiet --no-deps --target $(OLD_TRITON) \
 		triton==3.6.0 'numpy>=2.3,<2.4'
-	PYTHONPATH=$(OLD_TRITON) PYTEST_ADDOPTS='-W "ignore:Conversion of an array:DeprecationWarning"' $(BIN)/pytest -n 2 tests/kernels/test_static.py tests/kernels/pairwise/test_triton.py \
+	PYTHONPATH=$(OLD_TRITON) PYTEST_ADDOPTS='-W "ignore:Conversion of an array:DeprecationWarning"' $(BIN)/pytest tests/kernels/test_static.py tests/kernels/pairwise/test_triton.py \
 		-k "compiles or quick" -m "not slow"
 
 lint: .venv/tested

@@ -15,6 +15,8 @@ import yaml
 
 # Test processes share the cores: a thread that waits by spinning would take a time slice from the one it waits for.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Ray's workers would wait for whatever else this machine does.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent

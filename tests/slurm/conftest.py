@@ -94,8 +94,6 @@ class Cluster:
             "TESTCLUSTER": name,
             # Ray Train looks twice a second otherwise.
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-            # Its workers would wait for whatever else this machine does.
-            "RAY_worker_niceness": "0",
         }
 
     def script(self, *arguments: str) -> subprocess.CompletedProcess[str]:

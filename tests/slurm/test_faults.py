@@ -33,7 +33,7 @@ STEPS, INTERVAL = 300, 20
 LATER, EARLIER = 6, 100
 CONFIGURATION = {
     "trainings__wgan_gp__steps": STEPS,
-    "trainings__wgan_gp__objective__n_critic": 3,
+    "trainings__wgan_gp__n_critic": 3,
     "trainings__wgan_gp__log_every": 2,
     "trainings__wgan_gp__checkpoint_every": INTERVAL,
     "trainings__wgan_gp__evaluate_every": 100,
@@ -149,7 +149,8 @@ class Victim:
 
     def __init__(self, pair: Pair) -> None:
         self.pair, self.trainings = pair, pair.trainings
-        self.out, self.job, self.faults = self._place(), None, 0
+        self.out, self.faults = self._place(), 0
+        self.job: Any = None
         self.table: list[tuple[str, int, float]] = []
         # From submitting to an update, the longest [s].
         self.start_took = 0.0
@@ -277,7 +278,7 @@ def test_scancel_saves_a_checkpoint_and_ends_the_job(victim: Victim) -> None:
 def test_the_time_limit_puts_the_job_back_into_the_queue(victim: Victim) -> None:
     victim.stopped()
     # Minutes, long enough for Ray to start.
-    victim.start(f"--time={math.ceil(2.5 * (victim.start_took or victim.pair.took) / 60)}")
+    victim.start(f"--time={math.ceil(2 * (victim.start_took or victim.pair.took) / 60)}")
     victim.running()
     job = victim.job
     with victim.trainings.held():  # until the time to stop has come, however fast this machine is

@@ -28,9 +28,15 @@ def leaves(generator: torch.Generator, d: int = 3, n: int = 5, m: int = 4) -> tu
     return tuple(tensor.requires_grad_() for tensor in tensors)
 
 
-@pytest.mark.parametrize("estimator", ["u", "v"])
-def test_mmd_is_differentiable_twice(kernel: Kernel, estimator: str, backend: str, generator) -> None:
-    function = partial(mmd, kernel=kernel, estimator=estimator, backend=backend)
+def test_mmd_is_differentiable_twice(kernel: Kernel, backend: str, generator) -> None:
+    function = partial(mmd, kernel=kernel, backend=backend)
+    inputs = leaves(generator)
+    assert gradcheck(function, inputs, fast_mode=True)
+    assert gradgradcheck(function, inputs, fast_mode=True)
+
+
+def test_the_unbiased_estimator_is_differentiable_twice(backend: str, generator) -> None:
+    function = partial(mmd, kernel=Gaussian(1.3), estimator="u", backend=backend)
     inputs = leaves(generator)
     assert gradcheck(function, inputs, fast_mode=True)
     assert gradgradcheck(function, inputs, fast_mode=True)
@@ -57,7 +63,9 @@ def test_bandwidths_are_differentiable_twice(family: type, backend: str, generat
 
 
 def test_gradients_equal_the_definition_in_float32(kernel: Kernel, backend: str, generator) -> None:
-    x, y, a, b = (tensor.detach() for tensor in leaves(generator, 6, 130, 70))
+    # Past a block in either direction; Triton's interpreter takes seconds for more.
+    n, m = (70, 34) if backend == "triton" else (130, 70)
+    x, y, a, b = (tensor.detach() for tensor in leaves(generator, 6, n, m))
     grads = {}
     for name, dtype, how in (
         ("exact", torch.float64, "reference"),
@@ -104,9 +112,9 @@ def test_hessian_vector_products_in_float32_near_coincidence(backend: str, gener
     assert_close("hvp", products[1], products[0], rtol=1e-5, atol=1e-5)
 
 
-def test_a_third_derivative_is_refused(kernel: Kernel, backend: str, generator) -> None:
+def test_a_third_derivative_is_refused(backend: str, generator) -> None:
     x, y, *_ = leaves(generator)
-    slope, *_ = torch.autograd.grad(mmd(x, y, kernel=kernel, backend=backend), x, create_graph=True)
+    slope, *_ = torch.autograd.grad(mmd(x, y, kernel=Gaussian(1.3), backend=backend), x, create_graph=True)
     curve, *_ = torch.autograd.grad(slope.sum(), x, create_graph=True)
     with pytest.raises(NotImplementedError, match="kantor::pairwise_hvp"):
         torch.autograd.grad(curve.sum(), x)

@@ -116,6 +116,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel, d", [("Energy()", 4), ("Gaussian([1.0, 2.0])", 24)])
 def test_memory_is_bounded(kernel: str, d: int, backend: str) -> None:
     """An 8,000 x 8,000 float32 matrix takes 256 MB; value and gradient must stay far below one."""

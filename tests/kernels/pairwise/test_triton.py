@@ -24,6 +24,7 @@ GROUPS: dict[str, dict[Path, tuple[str, ...]]] = {
     "all": {
         GRADIENTS: (
             "test_mmd_is_differentiable_twice",
+            "test_the_unbiased_estimator_is_differentiable_twice",
             "test_gradients_equal_the_definition_in_float32",
             "test_one_pass_and_recomputed_gradients_agree",
             "test_a_third_derivative_is_refused",

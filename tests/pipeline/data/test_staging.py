@@ -360,6 +360,7 @@ def wait_until(condition) -> None:  # type: ignore[no-untyped-def]
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
 def test_a_killed_run_leaves_no_dataset_and_no_processes(tmp_path: Path) -> None:
     dataset = dis_dataset(source={"kind": "dis", "events": 100_000_000, "block": 2000}, shard_rows=2000)

@@ -57,6 +57,7 @@ def words(process: psutil.Process) -> str:
         return ""
 
 
+@pytest.mark.slow
 def test_text_has_a_line_for_each_check_and_a_cure_below(tmp_path: Path) -> None:
     done = doctor("--quick", "--results", str(tmp_path), "--scratch", str(tmp_path / "missing" / "scratch"))
     lines = [one for one in done.stdout.splitlines() if not one.lstrip().startswith("cure:")]
@@ -97,6 +98,7 @@ def with_packages(path: Path) -> dict[str, str]:
     return {"PATH": f"{path}:/usr/bin:/bin", "PYTHONPATH": os.pathsep.join(packages), "LD_LIBRARY_PATH": library}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("mpiexec", path="/usr/bin:/bin") is not None, reason="the system has an mpiexec")
 def test_without_mpiexec_validations_run_on_one_rank(bare_python: Path, tmp_path: Path) -> None:
     done = doctor("--quick", "--json", python=str(bare_python), **with_packages(tmp_path / "bin"))
@@ -106,6 +108,7 @@ def test_without_mpiexec_validations_run_on_one_rank(bare_python: Path, tmp_path
     assert "pip install mpich" in found.cure
 
 
+@pytest.mark.slow
 def test_a_launcher_of_another_mpi_is_found_out(bare_python: Path) -> None:
     """It starts two processes that the MPI library does not know to belong together: two worlds, and no error."""
     launcher = bare_python.with_name("mpiexec")

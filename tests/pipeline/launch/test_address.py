@@ -63,6 +63,7 @@ def test_what_listens_but_is_no_ray_is_said_in_time() -> None:
     assert time.monotonic() - began < 35
 
 
+@pytest.mark.slow
 def test_a_long_temporary_directory_is_said_in_doctor_s_words(
     small_training: Training, weighted_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
