@@ -62,6 +62,9 @@ class Column(Result):
 
     name: str
     unit: str = Field(default="", description="such as GeV; empty: dimensionless")
+    offset: float = Field(
+        default=0.0, description="what the stored values are less by, where float32 could not tell them apart otherwise"
+    )
 
 
 class Provenance(Result):
