@@ -118,10 +118,10 @@ class Bundle:
         Raises:
             InputError: there is no such file, or it is not a bundle of this version.
         """
-        cure = "train the model: kantor train"
-        content = read_tensors(path, "model bundle", cure)
+        cure, again = "train the model: kantor train", "remove it, and train the model again: kantor train"
+        content = read_tensors(path, "model bundle", cure, again)
         if content.get("format") != FORMAT:
-            raise InputError("is a model bundle of another version", where=path, cure=cure)
+            raise InputError("is a model bundle of another version", where=path, cure=again)
         training = parse(Training, content["training"], path)
         features, conditions = (
             tuple(Column(**column) for column in content[kind]) for kind in ("features", "conditions")
