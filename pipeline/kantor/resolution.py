@@ -6,6 +6,7 @@ STEP = 2.0**-23
 """Distance of neighbouring float32 numbers, relative to their size."""
 
 _CANCELLED = 2.0**-20
+_ROUNDING = 2.0**-32
 
 
 def is_constant(low: Any, high: Any) -> Any:
@@ -14,6 +15,14 @@ def is_constant(low: Any, high: Any) -> Any:
     Sums of equal numbers round, so that a variance is no test. Takes numbers, arrays and tensors, elementwise.
     """
     return high - low <= STEP / 2 * (abs(low) + abs(high))
+
+
+def is_rounding(low: Any, high: Any) -> Any:
+    """Whether float64 numbers between `low` and `high` may be one number after some arithmetic.
+
+    Such as a mass from energy and momentum, which loses the square of the Lorentz factor: here up to a thousand.
+    """
+    return high - low <= _ROUNDING / 2 * (abs(low) + abs(high))
 
 
 def cancel(total: Any, size: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from kantor.errors import InputError
-from kantor.machine.files import write_text
+from kantor.machine.files import content, write_text
 
 R = TypeVar("R", bound="Result")
 
@@ -44,16 +44,14 @@ class Result(BaseModel):
             InputError: the file is missing, damaged or of another version.
         """
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise InputError("there is no such file", where=path, cure="run the stage that writes it") from error
+            return cls.model_validate_json(content(path, "run the stage that writes it"))
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"]))
             raise InputError(
                 f"is not a {cls.__name__} of this version ({field}: {first['msg']})",
                 where=path,
-                cure="run the stage that writes it again",
+                cure="remove it, and run the stage that writes it again",
             ) from error
 
 
@@ -62,6 +60,9 @@ class Column(Result):
 
     name: str
     unit: str = Field(default="", description="such as GeV; empty: dimensionless")
+    offset: float = Field(
+        default=0.0, description="what the stored values are less by, where float32 could not tell them apart otherwise"
+    )
 
 
 class Provenance(Result):

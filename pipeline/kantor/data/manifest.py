@@ -84,6 +84,11 @@ class Manifest(Result):
         return tuple(column.name for column in self.conditions)
 
     @property
+    def offsets(self) -> dict[str, float]:
+        """Offset of every column that has one, by name."""
+        return {column.name: column.offset for column in [*self.features, *self.conditions] if column.offset}
+
+    @property
     def units(self) -> dict[str, str]:
         """Unit of every feature and condition, by name."""
         return {column.name: column.unit for column in [*self.features, *self.conditions]}

@@ -2,7 +2,8 @@
 
 import hashlib
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -29,9 +30,10 @@ def check_enough(effective_rows: float, what: str, where: object) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """N rows of a dataset in float32, in physical units.
+    """N rows of a dataset as they are stored: float32, in physical units, less the offsets of their columns.
 
     features: (N, D). conditions: (N, C), with C = 0 where there are none. weights: (N,), of either sign, or None.
+    offsets: of the columns that have one, by name.
     """
 
     features: np.ndarray
@@ -39,6 +41,7 @@ class Sample:
     weights: np.ndarray | None
     feature_names: tuple[str, ...]
     condition_names: tuple[str, ...] = ()
+    offsets: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -54,18 +57,18 @@ class Sample:
         return float(weights.sum() ** 2 / size) if size > 0 else 0.0
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Every feature and condition by name, each (N,)."""
-        features = dict(zip(self.feature_names, self.features.T, strict=True))
-        return features | dict(zip(self.condition_names, self.conditions.T, strict=True))
+        """The physical values of every feature and condition by name, each (N,), float64 where there is an offset."""
+        stored = dict(zip(self.feature_names, self.features.T, strict=True))
+        stored |= zip(self.condition_names, self.conditions.T, strict=True)
+        return stored | {name: stored[name] + np.float64(offset) for name, offset in self.offsets.items()}
 
     def take(self, index: np.ndarray | slice) -> Self:
         """The rows of `index`, in its order."""
-        return type(self)(
-            self.features[index],
-            self.conditions[index],
-            None if self.weights is None else self.weights[index],
-            self.feature_names,
-            self.condition_names,
+        return replace(
+            self,
+            features=self.features[index],
+            conditions=self.conditions[index],
+            weights=None if self.weights is None else self.weights[index],
         )
 
 
@@ -111,6 +114,7 @@ def _empty(manifest: Manifest, rows: int) -> Sample:
         np.empty(rows, dtype=np.float32) if manifest.weighted else None,
         manifest.feature_names,
         manifest.condition_names,
+        manifest.offsets,
     )
 
 

@@ -8,7 +8,7 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -23,6 +23,7 @@ import h5py
 import numpy as np
 
 from kantor.config import Dataset, Split
+from kantor.data.fineness import Fineness, Offsets, check_columns, check_weight, shifted
 from kantor.data.manifest import FILE_NAME, Dropped, Manifest, Shard, SplitRows
 from kantor.data.samples import LEAST_ROWS, check_enough
 from kantor.data.sources import Chunk, Source, make_source
@@ -35,6 +36,7 @@ from kantor.results import Column
 
 T = TypeVar("T")
 _SHARDS = "shard-*.h5"
+_WEIGHT = ""  # beside the names of columns
 _UNFINISHED = ".staging"  # directory below the dataset's, where this run's shards wait until all are there
 
 
@@ -50,6 +52,8 @@ class Part:
     invalid_in: dict[str, int] = field(default_factory=dict)
     weight: float = 0.0
     squares: float = 0.0
+    # Of each column, and of the weight as "".
+    fineness: dict[str, Fineness] = field(default_factory=dict)
     facts: list[object] = field(default_factory=list)
 
 
@@ -73,8 +77,11 @@ def stage(name: str, dataset: Dataset, out: Path, ranks: Ranks, processes: int) 
     try:
         # Patterns of paths are resolved once: files may come while ranks read.
         resolved = _on_root(ranks, lambda: _prepare(dataset, out))
-        parts = _make_parts(name, resolved, unfinished, ranks, processes)
-        return _on_root(ranks, lambda: _finish(name, resolved, out, parts))
+        parts = _make_parts(name, resolved, unfinished, ranks, processes, {})
+        offsets = _on_root(ranks, lambda: _offsets(name, resolved, unfinished, parts))
+        if offsets:
+            parts = _make_parts(name, resolved, unfinished, ranks, processes, offsets)
+        return _on_root(ranks, lambda: _finish(name, resolved, out, parts, offsets))
     finally:
         if ranks.is_root:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -116,7 +123,9 @@ def _check_overwriting(dataset: Dataset, out: Path) -> None:
 # -------------------------------------------------------------------------------------------------------- many pieces
 
 
-def _make_parts(name: str, dataset: Dataset, unfinished: Path, ranks: Ranks, processes: int) -> list[Part]:
+def _make_parts(
+    name: str, dataset: Dataset, unfinished: Path, ranks: Ranks, processes: int, offsets: Offsets
+) -> list[Part]:
     """All pieces of the dataset, shared by ranks and processes."""
     source = _source(dataset)
     pieces = source.pieces
@@ -133,12 +142,14 @@ def _make_parts(name: str, dataset: Dataset, unfinished: Path, ranks: Ranks, pro
                 min(processes, len(mine)), mp_context=get_context("spawn"), initializer=_end_with_parent
             )
             stack.callback(pool.shutdown, cancel_futures=True)
-            futures = {piece: pool.submit(make_part, dataset, piece, unfinished) for piece in mine}
+            futures = {piece: pool.submit(make_part, dataset, piece, unfinished, offsets) for piece in mine}
 
         def work(piece: int) -> Part | KantorError | None:
             if failures:
                 return None
-            made = _attempt(futures[piece].result if futures else lambda: make_part(dataset, piece, unfinished))
+            made = _attempt(
+                futures[piece].result if futures else lambda: make_part(dataset, piece, unfinished, offsets)
+            )
             if isinstance(made, KantorError):
                 failures.append(made)
             if ranks.is_root:
@@ -187,41 +198,45 @@ def _on_root(ranks: Ranks, work: Callable[[], T]) -> T:
 # ---------------------------------------------------------------------------------------------------------- one piece
 
 
-def make_part(dataset: Dataset, piece: int, directory: Path) -> Part:
-    """Read one piece and write its shards into `directory`."""
+def make_part(dataset: Dataset, piece: int, directory: Path, offsets: Offsets) -> Part:
+    """Read one piece and write its shards into `directory`; columns with an offset are stored less it."""
     source, part = _source(dataset), Part()
     waiting: list[np.ndarray] = []
     for chunk in source.chunks(piece):
-        waiting.append(_clean(chunk, dataset, part))
+        waiting.append(_clean(chunk, dataset, offsets, part))
         while sum(map(len, waiting)) >= dataset.shard_rows:
             rows = np.concatenate(waiting)
-            _write_shard(source, piece, directory, rows[: dataset.shard_rows], part)
+            _write_shard(source, piece, directory, rows[: dataset.shard_rows], offsets, part)
             waiting = [rows[dataset.shard_rows :]]
     rows = np.concatenate(waiting) if waiting else np.empty((0, 0), dtype=np.float32)
     if len(rows):
-        _write_shard(source, piece, directory, rows, part)
+        _write_shard(source, piece, directory, rows, offsets, part)
     return part
 
 
-def _clean(chunk: Chunk, dataset: Dataset, part: Part) -> np.ndarray:
+def _clean(chunk: Chunk, dataset: Dataset, offsets: Offsets, part: Part) -> np.ndarray:
     """The rows that are valid and pass the cuts, (n, columns) float32, with the weights as the last column."""
-    columns = [*chunk.columns.items(), *([] if chunk.weights is None else [("the weight", chunk.weights)])]
+    given = chunk.columns if chunk.weights is None else {**chunk.columns, _WEIGHT: chunk.weights}
     with np.errstate(over="ignore"):
-        values = np.stack([column.astype(np.float32) for _, column in columns], axis=1)
-    finite = np.isfinite(values)
-    for (name, _), count in zip(columns, np.count_nonzero(~finite, axis=0), strict=True):
+        stored = np.stack(
+            [(values - offsets.get(name, 0)).astype(np.float32) for name, values in given.items()], axis=1
+        )
+    finite = np.isfinite(stored)
+    for name, count in zip(given, np.count_nonzero(~finite, axis=0), strict=True):
         if count:
-            part.invalid_in[name] = part.invalid_in.get(name, 0) + int(count)
-    valid = values[finite.all(axis=1)]
+            part.invalid_in[name or "the weight"] = part.invalid_in.get(name or "the weight", 0) + int(count)
+    valid = finite.all(axis=1)
+    stored = stored[valid]
+    given = {name: values[valid] for name, values in given.items()}
+    _measure(given, stored, offsets, _passing(dataset.cuts, given), part)
     # The cuts see what is stored, so that they hold for the staged rows exactly.
-    stored = dict(zip(chunk.columns, valid.T.astype(np.float64), strict=False))
-    keep = np.ones(len(valid), dtype=bool)
-    for cut in dataset.cuts:
-        keep &= _passes(cut, stored, len(valid))
-    kept = valid[keep]
-    part.read += len(values)
-    part.invalid += len(values) - len(valid)
-    part.cut += len(valid) - len(kept)
+    values = {
+        name: column.astype(np.float64) + offsets.get(name, 0) for name, column in zip(given, stored.T, strict=True)
+    }
+    kept = stored[_passing(dataset.cuts, values)]
+    part.read += len(finite)
+    part.invalid += len(finite) - len(stored)
+    part.cut += len(stored) - len(kept)
     part.rows += len(kept)
     weights = np.ones(len(kept)) if chunk.weights is None else kept[:, -1].astype(np.float64)
     part.weight += float(weights.sum())
@@ -231,7 +246,27 @@ def _clean(chunk: Chunk, dataset: Dataset, part: Part) -> np.ndarray:
     return kept
 
 
-def _passes(cut: str, columns: dict[str, np.ndarray], rows: int) -> np.ndarray:
+def _measure(
+    given: Mapping[str, np.ndarray], stored: np.ndarray, offsets: Offsets, passing: np.ndarray, part: Part
+) -> None:
+    """Note what the columns lose in float32, in the rows that pass the cuts as they were given."""
+    if not passing.any():
+        return
+    for (name, values), column in zip(given.items(), stored.T, strict=True):
+        found = Fineness.of(values[passing], column[passing], offsets.get(name, 0))
+        part.fineness[name] = Fineness.of_all([*filter(None, [part.fineness.get(name)]), found])
+
+
+def _passing(cuts: Sequence[str], columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Which rows pass all cuts, (n,) bool."""
+    rows = len(next(iter(columns.values())))
+    keep = np.ones(rows, dtype=bool)
+    for cut in cuts:
+        keep &= _passes(cut, columns, rows)
+    return keep
+
+
+def _passes(cut: str, columns: Mapping[str, np.ndarray], rows: int) -> np.ndarray:
     """Which rows pass a cut, (rows,) bool; NaN, as from the root of a negative number, does not.
 
     Raises:
@@ -247,9 +282,9 @@ def _passes(cut: str, columns: dict[str, np.ndarray], rows: int) -> np.ndarray:
     return np.broadcast_to(passed, (rows,))
 
 
-def _write_shard(source: Source, piece: int, directory: Path, rows: np.ndarray, part: Part) -> None:
+def _write_shard(source: Source, piece: int, directory: Path, rows: np.ndarray, offsets: Offsets, part: Part) -> None:
     # HDF5 reports a full disk in odd ways, even when it closes a file: the file is made in memory and written plainly.
-    content = _shard_bytes(source, piece, rows)
+    content = _shard_bytes(source, piece, rows, offsets)
     path = directory / f"piece-{piece:08d}-{len(part.shards):08d}.h5"
     with whole(path) as temporary:
         temporary.write_bytes(content)
@@ -257,7 +292,7 @@ def _write_shard(source: Source, piece: int, directory: Path, rows: np.ndarray, 
     part.shards.append(Shard(file=path.name, rows=len(rows), bytes=len(content), sha256=checksum))
 
 
-def _shard_bytes(source: Source, piece: int, rows: np.ndarray) -> bytes:
+def _shard_bytes(source: Source, piece: int, rows: np.ndarray, offsets: Offsets) -> bytes:
     """A shard as HDF5. The same rows give the same bytes: it holds no times, and is neither chunked nor compressed."""
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
@@ -268,7 +303,7 @@ def _shard_bytes(source: Source, piece: int, rows: np.ndarray) -> bytes:
         for group, columns in (("features", source.features), ("conditions", source.conditions)):
             begin, end = end, end + len(columns)
             if columns:
-                _write_columns(file, group, rows[:, begin:end], columns)
+                _write_columns(file, group, rows[:, begin:end], shifted(columns, offsets))
         # What is left is the weight.
         if rows.shape[1] > end:
             file.create_dataset("weights", data=rows[:, -1], track_times=False)
@@ -279,12 +314,31 @@ def _write_columns(file: h5py.File, name: str, values: np.ndarray, columns: Sequ
     written = file.create_dataset(name, data=values, track_times=False)
     written.attrs["names"] = [column.name for column in columns]
     written.attrs["units"] = [column.unit for column in columns]
+    if any(column.offset for column in columns):
+        written.attrs["offsets"] = [column.offset for column in columns]
 
 
 # ------------------------------------------------------------------------------------------------------ the whole set
 
 
-def _finish(name: str, dataset: Dataset, out: Path, parts: Sequence[Part]) -> Manifest:
+def _offsets(name: str, dataset: Dataset, unfinished: Path, parts: Sequence[Part]) -> Offsets:
+    """The offsets without which columns would lose their values; the pieces are then made again, with them."""
+    found = _fineness(parts)
+    found.pop(_WEIGHT, None)
+    offsets = {column: fineness.offset for column, fineness in found.items() if fineness.is_lost}
+    if offsets:
+        what = ", ".join(f"'{column}' less {offset:.15g}" for column, offset in offsets.items())
+        log.info(f"staging {name}: float32 is too coarse for the values as they are; reading again, to store {what}")
+        _remove_shards(unfinished, "piece-*.h5")
+    return offsets
+
+
+def _fineness(parts: Sequence[Part]) -> dict[str, Fineness]:
+    names = dict.fromkeys(name for part in parts for name in part.fineness)
+    return {name: Fineness.of_all(part.fineness[name] for part in parts if name in part.fineness) for name in names}
+
+
+def _finish(name: str, dataset: Dataset, out: Path, parts: Sequence[Part], offsets: Offsets) -> Manifest:
     """Judge what all pieces gave, and put the dataset in place."""
     source = _source(dataset)
     _check_rows(dataset, source, parts)
@@ -294,8 +348,8 @@ def _finish(name: str, dataset: Dataset, out: Path, parts: Sequence[Part]) -> Ma
     manifest = Manifest(
         kantor=version("kantor"),
         dataset=name,
-        features=list(source.features),
-        conditions=list(source.conditions),
+        features=shifted(source.features, offsets),
+        conditions=shifted(source.conditions, offsets),
         weighted=dataset.source.weighted,
         shards=shards,
         rows=rows,
@@ -331,6 +385,9 @@ def _check_rows(dataset: Dataset, source: Source, parts: Sequence[Part]) -> None
             where=source.describe(),
             cure="loosen 'cuts'" if read > invalid else "check the input",
         )
+    fineness = _fineness(parts)
+    check_weight(fineness.pop(_WEIGHT, None), source.describe())
+    check_columns(fineness, source.describe())
     weight, squares = (sum(getattr(part, name) for part in parts) for name in ("weight", "squares"))
     if weight <= 0:
         raise InputError(
@@ -372,8 +429,8 @@ def _publish(manifest: Manifest, drafts: Sequence[Shard], out: Path) -> None:
             raise
 
 
-def _remove_shards(out: Path) -> None:
-    for path in out.glob(_SHARDS):
+def _remove_shards(out: Path, names: str = _SHARDS) -> None:
+    for path in out.glob(names):
         path.unlink()
 
 

@@ -33,6 +33,27 @@ def explained(where: Path) -> Iterator[None]:
         raise InputError(f"cannot write: {os.strerror(code)}", where=where, cure=_CURES[code]) from error
 
 
+def content(path: Path, missing: str) -> bytes:
+    """All bytes of a file that a stage has written.
+
+    Args:
+        missing: the cure where there is no such file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError("there is no such file", where=path, cure=missing) from error
+    except IsADirectoryError as error:
+        raise InputError("is a directory", where=path, cure="name the file that is meant") from error
+    except OSError as error:
+        raise InputError(
+            f"cannot be read: {error.strerror}", where=path, cure="check the path and permissions"
+        ) from error
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and renamed, on failure removed.

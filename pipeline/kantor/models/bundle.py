@@ -56,11 +56,22 @@ class Bundle:
             conditions: (rows, C) in physical units, one row for each event; needed when the model is conditional.
 
         Returns:
-            (rows, D) float32 features in physical units.
+            (rows, D) features in physical units: float32, or float64 where a column is stored less an offset.
 
         Raises:
             InputError: the conditions are missing or of the wrong shape.
         """
+        if conditions is not None and conditions.shape[-1:] == (len(self.conditions),):
+            offsets = np.array([column.offset for column in self.conditions])
+            conditions = (conditions - offsets).astype(np.float32) if offsets.any() else conditions
+        stored = self.generate_stored(rows, conditions, seed=seed, start=start)
+        offsets = np.array([column.offset for column in self.features])
+        return stored + offsets if offsets.any() else stored
+
+    def generate_stored(
+        self, rows: int, conditions: np.ndarray | None = None, *, seed: int = 0, start: int = 0
+    ) -> np.ndarray:
+        """As `generate`, with conditions and features as they are stored: float32, less the offsets of columns."""
         wanted = (rows, len(self.conditions))
         if conditions is None and not self.conditions:
             conditions = np.empty(wanted, np.float32)
@@ -94,8 +105,7 @@ class Bundle:
             "name": self.name,
             "seed": self.seed,
             "training": self.training.canonical(),
-            "features": [[column.name, column.unit] for column in self.features],
-            "conditions": [[column.name, column.unit] for column in self.conditions],
+            **{kind: [column.model_dump() for column in getattr(self, kind)] for kind in ("features", "conditions")},
             "provenance": self.provenance,
             **{part: _plain(module.state_dict()) for part, module in self._modules().items()},
         }
@@ -108,13 +118,14 @@ class Bundle:
         Raises:
             InputError: there is no such file, or it is not a bundle of this version.
         """
-        cure = "train the model: kantor train"
-        content = read_tensors(path, "model bundle", cure)
+        cure, again = "train the model: kantor train", "remove it, and train the model again: kantor train"
+        content = read_tensors(path, "model bundle", cure, again)
         if content.get("format") != FORMAT:
-            raise InputError("is a model bundle of another version", where=path, cure=cure)
+            raise InputError("is a model bundle of another version", where=path, cure=again)
         training = parse(Training, content["training"], path)
-        features = tuple(Column(name=name, unit=unit) for name, unit in content["features"])
-        conditions = tuple(Column(name=name, unit=unit) for name, unit in content["conditions"])
+        features, conditions = (
+            tuple(Column(**column) for column in content[kind]) for kind in ("features", "conditions")
+        )
         bundle = cls(
             name=content["name"],
             seed=content["seed"],
@@ -141,7 +152,8 @@ class Bundle:
 
 def transforms(training: Training, columns: Sequence[Column]) -> Transforms:
     """The (unfitted) transforms that a training asks for on these columns."""
-    return Transforms([column.name for column in columns], training.transforms)
+    offsets = {column.name: column.offset for column in columns if column.offset}
+    return Transforms([column.name for column in columns], training.transforms, offsets)
 
 
 def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:

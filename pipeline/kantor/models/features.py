@@ -78,7 +78,7 @@ class CriticFeatures(nn.Module):
     def _derive(self, x_ND: Tensor, c_NC: Tensor) -> Tensor:
         columns: dict[str, Tensor] = {}
         for transforms, transformed in zip(self._transforms, (x_ND, c_NC), strict=True):
-            columns |= zip(transforms.columns, transforms.inverse(transformed).unbind(-1), strict=True)
+            columns |= transforms.physical(transformed)
         for name, expression in self.expressions.items():
             columns[name] = cast(Tensor, expression(columns, torch)).expand(len(x_ND))
         return torch.stack([columns[name] for name in self.expressions], dim=-1)

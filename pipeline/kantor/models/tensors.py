@@ -8,27 +8,30 @@ from typing import Any
 import torch
 
 from kantor.errors import InputError
-from kantor.machine.files import whole
+from kantor.machine.files import content, whole
 
 
-def write_tensors(path: Path, content: dict[str, Any]) -> None:
+def write_tensors(path: Path, tensors: dict[str, Any]) -> None:
     """Write tensors and plain types whole."""
     with whole(path) as temporary:
-        torch.save(content, temporary)
+        torch.save(tensors, temporary)
 
 
-def read_tensors(path: Path, what: str, cure: str) -> dict[str, Any]:
+def read_tensors(path: Path, what: str, missing: str, damaged: str) -> dict[str, Any]:
     """Read what `write_tensors` wrote.
 
+    Args:
+        what: what it should be.
+        missing, damaged: the cures.
+
     Raises:
-        InputError: there is no such file, or it is damaged or something else; it says which `what` it should be.
+        InputError: there is no such file, or it is damaged or something else; it says what it should be.
     """
     try:
-        content = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise InputError(f"there is no such {what}", where=path, cure=cure) from error
+        found = torch.load(io.BytesIO(content(path, missing)), map_location="cpu", weights_only=True)
     except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(f"is not a {what}, or is damaged: {error}", where=path, cure=cure) from error
-    if not isinstance(content, dict):
-        raise InputError(f"is not a {what}", where=path, cure=cure)
-    return content
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"is not a {what}, or is damaged: {reason}", where=path, cure=damaged) from error
+    if not isinstance(found, dict):
+        raise InputError(f"is not a {what}", where=path, cure=damaged)
+    return found

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from kantor.errors import InputError
+from kantor.machine.files import content
 from kantor.results import Comparison, Measurement, Report, ReportModel, ReportRow, TrainingRow, TrainingRun
 from kantor.validation.catalogue import STATISTICS
 from kantor.validation.histograms import Figures
@@ -137,12 +138,12 @@ def summarise(title: str, sections: Sequence[Section]) -> Report:
 
 def _read_rows(path: Path) -> list[TrainingRow]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = content(path, "train the model again").splitlines()
         return [TrainingRow.model_validate_json(line) for line in lines]
-    except FileNotFoundError as error:
-        raise InputError("there is no such file", where=path, cure="train the model again") from error
     except ValidationError as error:
-        raise InputError("holds a line that is not a row of metrics", where=path, cure="train it again") from error
+        raise InputError(
+            "holds a line that is not a row of metrics", where=path, cure="remove it, and train the model again"
+        ) from error
 
 
 def _check_truth(first: Figures, other: Figures, where: Path) -> None:

@@ -1,6 +1,6 @@
 """From staged events and a configuration to what the loop trains on: transforms, critic features, rows, networks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,4 +128,4 @@ def with_policy(sample: Sample, policy: Literal["keep", "clip", "drop"]) -> Samp
     if policy == "drop":
         return sample.take(np.flatnonzero(sample.weights >= 0))
     clipped = np.clip(sample.weights, 0, None)
-    return Sample(sample.features, sample.conditions, clipped, sample.feature_names, sample.condition_names)
+    return replace(sample, weights=clipped)

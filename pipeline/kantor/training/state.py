@@ -196,7 +196,8 @@ class Checkpoints:
         """Load the latest checkpoint that can be read; False where there is none."""
         for step in reversed(self._steps()):
             try:
-                content = read_tensors(self._path(step), "checkpoint", "resume from the one before")
+                before = "resume from the one before"
+                content = read_tensors(self._path(step), "checkpoint", before, before)
             except InputError as error:
                 log.info(str(error))
                 continue

@@ -151,7 +151,7 @@ class Keeper:
 
 def _evaluation(truth: Sample, bundle: Bundle, classifier: bool) -> dict[str, float]:
     """The figures of a `TrainingRow` that compare generated with real events."""
-    generated = bundle.generate(truth.rows, truth.conditions, seed=bundle.seed)
+    generated = bundle.generate_stored(truth.rows, truth.conditions, seed=bundle.seed)
     if not np.isfinite(generated).all():
         return {"energy_distance": float("inf"), "energy_distance_error": float("inf")}
     weights = truth.weights if truth.conditions.shape[1] else None

@@ -8,6 +8,7 @@ themselves: sharing the truth's own conditions would correlate them and make p-v
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from kantor.models.bundle import Bundle
 from kantor.resolution import is_constant
 from kantor.results import Comparison, Provenance
 from kantor.validation.measures import Measures, random_stream
-from kantor.validation.observables import Observables
+from kantor.validation.observables import Observables, joint
 from kantor.validation.statistics import weighted_mean
 
 METRICS, FIGURES = "metrics.json", "validation.h5"
@@ -96,6 +97,14 @@ def _check_columns(model: Bundle, content: Manifest, where: Path) -> None:
                 where=where,
                 cure=f"validate with the dataset it was trained on, '{model.training.dataset}'",
             )
+    offsets = {column.name: column.offset for column in (*model.features, *model.conditions) if column.offset}
+    if offsets != content.offsets:
+        raise InputError(
+            f"its columns are stored less {offsets or 'nothing'}, those of dataset '{content.dataset}' less "
+            f"{content.offsets or 'nothing'}",
+            where=where,
+            cure="train it again: the dataset was staged anew from other values",
+        )
 
 
 def _halves(manifest: Path, settings: Validation) -> tuple[Sample, Sample]:
@@ -121,7 +130,8 @@ def _constant_columns(truth: Sample, manifest: Path) -> list[str]:
     Raises:
         InputError: every feature is constant.
     """
-    constant = [name for name, values in truth.columns().items() if is_constant(values.min(), values.max())]
+    columns = zip((*truth.feature_names, *truth.condition_names), joint(truth).T, strict=True)
+    constant = [name for name, values in columns if is_constant(values.min(), values.max())]
     if set(truth.feature_names) <= set(constant):
         raise InputError(
             "every feature is constant in its test split: there is nothing to compare",
@@ -133,12 +143,12 @@ def _constant_columns(truth: Sample, manifest: Path) -> list[str]:
 
 def _generate(model: Bundle, like: Sample, seed: int, ranks: Ranks, where: Path) -> tuple[Sample, float]:
     """Events for the conditions of `like`, and how many of the first block were made per second."""
-    model.generate(1, like.conditions[:1], seed=seed)  # the first call also sets up what later ones use
+    model.generate_stored(1, like.conditions[:1], seed=seed)  # the first call also sets up what later ones use
 
     def block(piece: int) -> tuple[np.ndarray, float]:
         conditions = like.conditions[piece * _BLOCK : (piece + 1) * _BLOCK]
         began = time.perf_counter()
-        events = model.generate(len(conditions), conditions, seed=seed, start=piece * _BLOCK)
+        events = model.generate_stored(len(conditions), conditions, seed=seed, start=piece * _BLOCK)
         return events, len(events) / (time.perf_counter() - began)
 
     blocks = ranks.gather(-(-like.rows // _BLOCK), block)
@@ -150,19 +160,18 @@ def _generate(model: Bundle, like: Sample, seed: int, ranks: Ranks, where: Path)
             where=where,
             cure="train again, with a lower learning rate or other transforms; metrics.jsonl shows where it went wrong",
         )
-    return Sample(features, like.conditions, like.weights, like.feature_names, like.condition_names), blocks[0][1]
+    return replace(like, features=features), blocks[0][1]
 
 
 def _joined(first: Sample, second: Sample) -> Sample:
     weights = None
     if first.weights is not None and second.weights is not None:
         weights = np.concatenate([first.weights, second.weights])
-    return Sample(
-        np.concatenate([first.features, second.features]),
-        np.concatenate([first.conditions, second.conditions]),
-        weights,
-        first.feature_names,
-        first.condition_names,
+    return replace(
+        first,
+        features=np.concatenate([first.features, second.features]),
+        conditions=np.concatenate([first.conditions, second.conditions]),
+        weights=weights,
     )
 
 

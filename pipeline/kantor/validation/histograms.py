@@ -15,6 +15,7 @@
 Sums of weights are not normalised; divide by the sum over all bins, under- and overflow included.
 """
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ import hist
 import numpy as np
 
 from kantor.errors import InputError
-from kantor.machine.files import whole
+from kantor.machine.files import content, whole
 from kantor.physics import Observable
 from kantor.validation.statistics import Weights, weighted_quantiles
 
@@ -125,10 +126,12 @@ class Figures:
             InputError: the file is missing or damaged.
         """
         try:
-            with h5py.File(path, "r") as file:
+            with h5py.File(io.BytesIO(content(path, "run: kantor validate")), "r") as file:
                 return cls(_read_histograms(file), _read_correlations(file), _read_planes(file), _read_scatter(file))
         except (OSError, KeyError) as error:
-            raise InputError(f"cannot be read: {error}", where=path, cure="run kantor validate again") from error
+            raise InputError(
+                f"cannot be read: {error}", where=path, cure="remove it, and run: kantor validate"
+            ) from error
 
 
 def _read_histograms(file: h5py.File) -> list[Histogram]:

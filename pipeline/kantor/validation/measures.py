@@ -21,7 +21,7 @@ from kantor.validation.checks import check
 from kantor.validation.classifier import classifier_test
 from kantor.validation.energy import PermutationTest, energy_distance_estimate, permutation_test, split_distances
 from kantor.validation.histograms import Correlations, Figures, Histogram, Plane, Scatter, edges_of, fill, fill_plane
-from kantor.validation.observables import Observables, joint
+from kantor.validation.observables import Observables, joint, less
 from kantor.validation.sides import Side, Sides, measurement
 from kantor.validation.statistics import (
     Estimate,
@@ -199,7 +199,7 @@ class Measures:
             return None
         modes = [what for what in self.observables.physics.checks if isinstance(what, Modes)]
         centres, sigma = (modes[0].centres, modes[0].sigma) if modes else (np.empty((0, 2)), float("nan"))
-        x, y = sample.feature_names
+        x, y = (less(name, sample.offsets.get(name, 0.0)) for name in sample.feature_names)
         truth, generated = (side.sample.features[:_POINTS] for side in (self.sides.truth, self.sides.generated))
         return Scatter(x, y, truth, generated, centres, sigma)
 

@@ -24,7 +24,7 @@ class Observables:
         self._expressions = {name: Expression(text) for name, text in expressions.items()}
         labels = self.physics.labels
         features = [
-            Observable(column.name, labels.get(column.name, column.name), column.unit, "feature")
+            Observable(column.name, less(labels.get(column.name, column.name), column.offset), column.unit, "feature")
             for column in manifest.features
         ]
         own = [Observable(name, name, "", "derived") for name in self._expressions]
@@ -32,10 +32,11 @@ class Observables:
         self.all = list({each.name: each for each in [*features, *self.physics.observables, *own]}.values())
 
     def values(self, sample: Sample) -> dict[str, np.ndarray]:
-        """Each observable's name with its values (N,); they need not be finite."""
-        columns = self.known(sample)
+        """Each observable's name with its values (N,), of features as stored; they need not be finite."""
+        known = self.known(sample)
+        columns = known | dict(zip(sample.feature_names, sample.features.T, strict=True))
         with np.errstate(all="ignore"):
-            own = {name: np.broadcast_to(text(columns, np), sample.rows) for name, text in self._expressions.items()}
+            own = {name: np.broadcast_to(text(known, np), sample.rows) for name, text in self._expressions.items()}
         columns |= own
         return {observable.name: columns[observable.name] for observable in self.all}
 
@@ -57,6 +58,11 @@ class Observables:
         return np.column_stack([columns, *(derived[name] for name in self.physics.classified)])
 
 
+def less(label: str, offset: float) -> str:
+    """What axes call a quantity that is shown less an offset."""
+    return f"{label} − {offset:.15g}" if offset else label
+
+
 def joint(sample: Sample) -> np.ndarray:
-    """Features and conditions side by side, (N, D + C) float32."""
+    """Features and conditions as stored, side by side, (N, D + C) float32."""
     return np.concatenate([sample.features, sample.conditions], axis=1)

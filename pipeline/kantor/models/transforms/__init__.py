@@ -5,7 +5,7 @@ Fits use weighted moments and quantiles of the weights clipped at zero (negative
 Shapes: N rows, D columns.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from kantor.resolution import is_constant
 
 __all__ = ["Transforms"]
 
-_KINDS: dict[type[config.Settings], Callable[[Any], ColumnTransform]] = {
+_KINDS: dict[type[config.Settings], Callable[[Any, float], ColumnTransform]] = {
     config.Standardise: Standardise,
     config.Log: Log,
     config.LogDistance: LogDistance,
@@ -28,24 +28,30 @@ _KINDS: dict[type[config.Settings], Callable[[Any], ColumnTransform]] = {
 
 
 class Transforms(nn.Module):
-    """A chain of transforms for each column, (N, D) physical to (N, D) transformed and back.
+    """A chain of transforms for each column, (N, D) as stored to (N, D) transformed and back.
 
     A column that is constant in the training rows becomes 0, whatever its chain, and comes back as what it was.
 
     Args:
         columns: names of the D columns.
-        chains: column name -> settings of its chain; a column not named is standardised.
+        chains: column name -> settings of its chain, in physical units; a column not named is standardised.
+        offsets: column name -> by what its stored values are less than the physical ones.
     """
 
     constant: Tensor
     value: Tensor
 
-    def __init__(self, columns: Sequence[str], chains: dict[str, list[config.Transform]]) -> None:
+    def __init__(
+        self,
+        columns: Sequence[str],
+        chains: Mapping[str, Sequence[config.Transform]],
+        offsets: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__()
         self.columns = tuple(columns)
+        self.offsets = dict(offsets or {})
         self.chains = nn.ModuleList(
-            nn.ModuleList(_KINDS[type(settings)](settings) for settings in chains.get(name, [config.Standardise()]))
-            for name in columns
+            _chain(chains.get(name, [config.Standardise()]), self.offsets.get(name, 0.0)) for name in columns
         )
         self.register_buffer("constant", torch.zeros(len(columns), dtype=torch.bool))
         self.register_buffer("value", torch.zeros(len(columns)))
@@ -73,7 +79,7 @@ class Transforms(nn.Module):
                 x_N = transform(x_N)
 
     def forward(self, x_ND: Tensor) -> Tensor:
-        """Physical to transformed."""
+        """Stored to transformed."""
         columns = []
         for _, chain, x_N in self._columns(x_ND):
             for transform in chain:
@@ -82,7 +88,7 @@ class Transforms(nn.Module):
         return torch.where(self.constant, 0.0, torch.stack(columns, dim=-1)) if columns else x_ND
 
     def inverse(self, y_ND: Tensor) -> Tensor:
-        """Transformed to physical."""
+        """Transformed to stored."""
         if not self.columns:
             return y_ND
         columns = []
@@ -93,6 +99,17 @@ class Transforms(nn.Module):
             columns.append(y_N)
         return torch.where(self.constant, self.value, torch.stack(columns, dim=-1))
 
+    def physical(self, y_ND: Tensor) -> dict[str, Tensor]:
+        """The physical values of transformed columns by name, (N,) each, float64 where there is an offset."""
+        stored = dict(zip(self.columns, self.inverse(y_ND).unbind(-1), strict=True))
+        return stored | {name: stored[name].double() + offset for name, offset in self.offsets.items()}
+
     def _columns(self, x_ND: Tensor) -> list[tuple[str, list[ColumnTransform], Tensor]]:
         chains = [cast(list[ColumnTransform], list(cast(nn.ModuleList, chain))) for chain in self.chains]
         return list(zip(self.columns, chains, x_ND.unbind(-1), strict=True))
+
+
+def _chain(chain: Sequence[config.Transform], offset: float) -> nn.ModuleList:
+    """Makes of stored values what the settings make of physical ones."""
+    shifts = [offset, *[0.0] * (len(chain) - 1)]  # only the first one sees them
+    return nn.ModuleList(_KINDS[type(settings)](settings, shift) for settings, shift in zip(chain, shifts, strict=True))

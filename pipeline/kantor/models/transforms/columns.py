@@ -5,11 +5,17 @@ from torch import Tensor, nn
 
 from kantor import config
 from kantor.errors import InputError
-from kantor.resolution import is_constant
+from kantor.resolution import STEP, is_constant
+
+# Steps of float32 in parts of a range, above which it is too coarse.
+_COARSE = 1e-5
 
 
 class ColumnTransform(nn.Module):
-    """One transform of one column, (N,) to (N,)."""
+    """One transform of one column, (N,) to (N,).
+
+    Made from its settings, which mean physical values, and the shift of these from what it is given.
+    """
 
     def fit(self, x_N: Tensor, weight_N: Tensor) -> None:
         """Set the buffers from the training rows; weights are at least zero."""
@@ -27,7 +33,7 @@ class Standardise(ColumnTransform):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, settings: config.Standardise) -> None:
+    def __init__(self, settings: config.Standardise, shift: float = 0.0) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("deviation", torch.ones(()))
@@ -51,14 +57,22 @@ class Standardise(ColumnTransform):
 class Log(ColumnTransform):
     """log(x + offset)."""
 
-    def __init__(self, settings: config.Log) -> None:
+    def __init__(self, settings: config.Log, shift: float = 0.0) -> None:
         super().__init__()
-        self.offset = settings.offset
+        self.offset, self.shift = settings.offset + shift, shift
 
     def fit(self, x_N: Tensor, weight_N: Tensor) -> None:
         outside = int((x_N + self.offset <= 0).sum())
         if outside:
-            raise InputError(f"log: {outside} training rows have x + {self.offset:g} <= 0", cure="raise 'offset'")
+            raise InputError(
+                f"log: {outside} training rows have x + {self.offset - self.shift:g} <= 0", cure="raise 'offset'"
+            )
+        size, spread = float(x_N.max()) + self.offset, float(x_N.max() - x_N.min())
+        if self.shift and STEP * size > _COARSE * spread:
+            raise InputError(
+                f"log: the values vary by {spread / size:.1g} of their size: float32 is too coarse for their logarithm",
+                cure=f"use standardise, or 'offset' near {-self.shift:.15g}",
+            )
 
     def forward(self, x_N: Tensor) -> Tensor:
         return torch.log(x_N + self.offset)
@@ -70,9 +84,9 @@ class Log(ColumnTransform):
 class LogDistance(ColumnTransform):
     """log |edge - x| for values on one side of the edge; its inverse never crosses the edge (arXiv:2001.11103)."""
 
-    def __init__(self, settings: config.LogDistance) -> None:
+    def __init__(self, settings: config.LogDistance, shift: float = 0.0) -> None:
         super().__init__()
-        self.edge = settings.edge
+        self.edge, self.shift = settings.edge - shift, shift
         self.sign = 1.0 if settings.side == "below" else -1.0
 
     def fit(self, x_N: Tensor, weight_N: Tensor) -> None:
@@ -80,7 +94,7 @@ class LogDistance(ColumnTransform):
         if outside:
             side = "at or above" if self.sign > 0 else "at or below"
             raise InputError(
-                f"log_distance: {outside} training rows lie {side} the edge {self.edge:g}",
+                f"log_distance: {outside} training rows lie {side} the edge {self.edge + self.shift:g}",
                 cure="move 'edge', change 'side', or cut these rows in the dataset",
             )
 
@@ -97,7 +111,7 @@ class QuantileNormal(ColumnTransform):
     values: Tensor
     normals: Tensor
 
-    def __init__(self, settings: config.QuantileNormal) -> None:
+    def __init__(self, settings: config.QuantileNormal, shift: float = 0.0) -> None:
         super().__init__()
         count = settings.quantiles
         # The outermost quantiles of a normal distribution are infinite: end a quarter of a step inside.
