@@ -103,7 +103,11 @@ def test_of_a_dataset(user: User, wrong: dict[str, object], said: str, right: di
 
 
 def test_of_rows_that_are_not_finite(user: User) -> None:
-    np.savez("events.npz", **(COLUMNS | {"px": np.where(np.arange(ROWS) % 10 == 0, np.nan, COLUMNS["px"])}))
+    np.savez(
+        "events.npz",
+        allow_pickle=False,
+        **(COLUMNS | {"px": np.where(np.arange(ROWS) % 10 == 0, np.nan, COLUMNS["px"])}),
+    )
     assert "set invalid_rows: drop" in user.stage()
     user.config["datasets"]["d"]["invalid_rows"] = "drop"
     user.write()

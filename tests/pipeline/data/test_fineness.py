@@ -25,7 +25,7 @@ def staged(
     paths = []
     for part, rows in enumerate(np.array_split(np.arange(ROWS), 2)):
         paths.append(str(directory / f"events{part}.npz"))
-        np.savez(paths[-1], **{name: values[rows] for name, values in (columns | weights).items()})
+        np.savez(paths[-1], allow_pickle=False, **{name: values[rows] for name, values in (columns | weights).items()})
     source = {"kind": "file", "paths": paths, "features": list(columns), "weight": "weight" if weights else None}
     stage("d", Dataset.model_validate({"source": source, "cuts": list(cuts)}), directory / "out", Ranks(), 1)
     return directory / "out" / "manifest.json"
