@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
+import tempfile
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -21,7 +24,7 @@ _compiling = threading.RLock()
 def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """As `numba.njit`, and without the GIL; what is compiled is kept beside the function's file.
 
-    Where that is not writable, in the user's cache (or NUMBA_CACHE_DIR).
+    Where that is not writable, in the user's cache (or NUMBA_CACHE_DIR); where there is none, among temporary files.
 
     Args:
         **options: of `numba.njit`.
@@ -29,10 +32,34 @@ def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     def decorate(function: Callable[..., Any]) -> Any:
         dispatcher: Any = numba.njit(function, nogil=True, **options)
-        dispatcher._cache = _Cache(function)
+        dispatcher._cache = _cache_of(function, dispatcher._cache)
         return _one_at_a_time(dispatcher)
 
     return decorate
+
+
+def _cache_of(function: Callable[..., Any], none: Any) -> Any:
+    """The function's cache; `none`, with which each process compiles it again, where there is no place for one."""
+    try:
+        return _Cache(function)
+    except RuntimeError:
+        place = _temporary_place()
+        if place is None:
+            return none
+        numba.config.CACHE_DIR = str(place)  # type: ignore[attr-defined]
+        return _Cache(function)
+
+
+def _temporary_place() -> Path | None:
+    """A directory of this user's alone: what is found there will be run."""
+    place = Path(tempfile.gettempdir(), f"kantor-kernels-{os.getuid()}")
+    try:
+        place.mkdir(mode=0o700, exist_ok=True)
+        state = place.lstat()
+    except OSError:
+        return None
+    alone = stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid() and not state.st_mode & 0o077
+    return place if alone else None
 
 
 class _Cache(FunctionCache):

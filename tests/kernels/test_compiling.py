@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numba
 import pytest
+from numba.core.caching import CompileResultCacheImpl
 
 import kantor_kernels
 from kantor_kernels import compiling
@@ -85,3 +88,31 @@ def test_numba_asks_for_compilation_where_it_is_locked(tmp_path: Path, monkeypat
     double = compiling.jit()(lambda x: 2 * x)
     assert (double(2), double(2), double(1.5)) == (4, 4, 3.0)
     assert len(entered) == 2  # once for each type
+
+
+def test_without_a_place_of_its_own_it_is_kept_among_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a node where neither the package nor the home directory can be written."""
+    told = [each for each in CompileResultCacheImpl._locator_classes if "UserProvided" in each.__name__]
+    assert told
+    monkeypatch.setattr(CompileResultCacheImpl, "_locator_classes", told)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    file = tmp_path / "doubling.py"
+    file.write_text("from kantor_kernels.compiling import jit\n\n@jit()\ndef double(x):\n    return 2 * x\n")
+    hits = []
+    for _ in range(2):
+        double = loaded(file).double
+        assert double(2) == 4
+        hits.append(sum(double.stats.cache_hits.values()))
+    assert hits == [0, 1]
+    (place,) = tmp_path.glob("kantor-kernels-*")
+    assert place.stat().st_mode & 0o777 == 0o700
+
+    # What others could have written is not run.
+    place.chmod(0o777)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    double = loaded(file).double
+    assert double(2) == 4
+    assert not double.stats.cache_hits

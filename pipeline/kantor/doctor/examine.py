@@ -35,6 +35,7 @@ def checks(results: Path, scratch: str, *, quick: bool) -> list[Check]:
         ("mpiexec", launchers.mpiexec),
         ("srun", launchers.srun),
         ("Ray", (lambda: skipped("not started (--quick)")) if quick else launchers.ray),
+        ("cache", storage.home),
         ("results", lambda: storage.results(results)),
         ("locks across hosts", lambda: storage.locks_across_hosts(results)),
         ("scratch", lambda: storage.scratch(scratch)),

@@ -46,6 +46,19 @@ def results(directory: Path) -> Finding:
     return ok(found)
 
 
+def home() -> Finding:
+    """Libraries keep what they look up and compile in the user's cache; Snakemake does not start without one."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cache):
+            pass
+    except OSError as error:
+        cure = "export XDG_CACHE_HOME=/a/directory/of/yours; Snakemake needs it"
+        return failure(f"{cache}: {error.strerror}", cure)
+    return ok(f"{cache} can be written")
+
+
 _CURES = {
     errno.ENOSPC: "free some space (or files: df -i), or choose another results directory",
     errno.EDQUOT: "your quota is used up: free some space, or choose another results directory",

@@ -41,7 +41,17 @@ def test_a_healthy_machine_passes_in_time_and_nothing_stays(tmp_path: Path) -> N
     # Less than 15 s on two quiet cores; the tests share them.
     assert time.monotonic() - began < 60
     found = findings(done)
-    for name in ("Python", "packages", "PyTorch", "mpiexec", "Ray", "results", "network", "temporary directory"):
+    for name in (
+        "Python",
+        "packages",
+        "PyTorch",
+        "mpiexec",
+        "Ray",
+        "cache",
+        "results",
+        "network",
+        "temporary directory",
+    ):
         assert found[name].status in ("ok", "warning"), found[name]
     assert "2 ranks on 1 host(s) are one world; mpi4py runs on MPICH" in found["mpiexec"].found
     assert "a head with a token starts on free ports and answers" in found["Ray"].found
@@ -295,3 +305,13 @@ def test_a_stopped_doctor_leaves_no_ray_behind(started: subprocess.Popen[bytes])
     assert started.wait(60) == 128 + signal.SIGTERM
     _, alive = psutil.wait_procs(family, timeout=10)
     assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_a_home_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/proc/nobody")
+    found = storage.home()
+    assert found.status == "failure"
+    assert "export XDG_CACHE_HOME=" in found.cure
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # the cure
+    assert storage.home().status == "ok"
