@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -133,6 +134,23 @@ def test_sigterm_while_ray_starts_ends_with_75(
     if seconds == 0:  # and nothing of it is in the way
         assert start(settings, weighted_manifest, tmp_path).wait(timeout=300) == 0, output(tmp_path)
         assert_same_model(straight, tmp_path)
+
+
+def test_sigterm_while_a_ray_that_was_named_is_looked_at_ends_with_75(
+    settings: Training, weighted_manifest: Path, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        process = start(settings, weighted_manifest, tmp_path, "--ray-address", address)
+        deadline = time.monotonic() + 60
+        while not (family := psutil.Process(process.pid).children(recursive=True)):
+            assert time.monotonic() < deadline, output(tmp_path)
+            time.sleep(0.05)
+        time.sleep(2)  # it asks, and nobody answers
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 75, output(tmp_path)
+    assert "SIGTERM before the workers were there" in output(tmp_path)
+    assert not psutil.wait_procs(family, timeout=10)[1]
 
 
 @pytest.mark.parametrize(
