@@ -18,6 +18,8 @@ from typing import Any, Protocol
 
 import torch
 
+from kantor_kernels.arguments import given
+
 
 class Problem(Protocol):
     """What a call asks for; an operation's own problems say more."""
@@ -66,11 +68,13 @@ class InModule:
     unasked: Callable[[Any], str | None] | None = None
 
     def why_not(self, problem: Any, /) -> str | None:
-        if self.package is not None and not installed(self.package):
-            return f"{self.package} is not installed"
+        # First what no installation would change.
         if self.devices and problem.device.type not in self.devices and not self._interpreted:
             return f"it cannot run on {problem.device.type} tensors"
-        return None if self.limits is None else self.limits(problem)
+        beyond = None if self.limits is None else self.limits(problem)
+        if beyond is None and self.package is not None and not installed(self.package):
+            return f"{self.package} is not installed"
+        return beyond
 
     def why_not_unasked(self, problem: Any, /) -> str | None:
         if self._interpreted and problem.device.type not in self.devices:
@@ -135,8 +139,11 @@ def choose(operation: str, backend: str, problem: Problem) -> tuple[Backend, str
         problem: what is asked for.
 
     Raises:
+        TypeError: the backend is no name.
         ValueError: the operation has no such backend, or that one cannot compute this problem here.
     """
+    if not isinstance(backend, str):
+        raise TypeError(f'backend must be a name, got {given(backend)}; pass "auto", say')
     having = _REGISTRY[operation]
     if backend == "auto":
         passed = []

@@ -12,11 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from kantor_kernels import backends
+from kantor_kernels.arguments import check_flags, check_generator, check_tensors, instance
 from kantor_kernels.backends import Backend, Explanation, InModule
 from kantor_kernels.pairwise import autograd, reference, slope, tiled
 from kantor_kernels.pairwise.constants import on_device
 from kantor_kernels.pairwise.kernels import Energy, Gaussian, Kernel, median_distance
-from kantor_kernels.samples import Sample, may_look, prepare, prepare_pair, result_dtype, wants_gradient
+from kantor_kernels.samples import (
+    Sample,
+    check_options,
+    may_look,
+    prepare,
+    prepare_pair,
+    result_dtype,
+    wants_gradient,
+)
 
 # Of the matrix products in `triton_products.py`, which cannot be imported where Triton is missing.
 TRITON_FEATURES = 256
@@ -82,15 +91,12 @@ def mmd(
         (...), float32, or float64 for float64 input; not a square root, never clamped.
 
     Raises:
-        ValueError: as `energy_distance`.
+        TypeError, ValueError: as `energy_distance`; a kernel that is none.
     """
-    kernel = Gaussian("median") if kernel is None else kernel
+    kernel = _checked(kernel, Gaussian("median"))
+    check_generator(generator)
     sample_x, sample_y = prepare_pair(x, y, weight_x, weight_y, precision, estimator)
-    if yy is not None:
-        if getattr(kernel, "bandwidths", None) == "median":
-            raise ValueError("yy cannot be reused with a median bandwidth: it depends on x")
-        if yy.shape != x.shape[:-2]:
-            raise ValueError(f"yy must have the batch shape {tuple(x.shape[:-2])}, got {tuple(yy.shape)}")
+    _check_yy(yy, x, kernel)
     chosen, _ = _choose(backend, sample_x, kernel)
     out = result_dtype(x)
     if chosen.name == "reference":
@@ -144,9 +150,11 @@ def kernel_potential(
         (..., N), float32, or float64 for float64 input; differentiable twice in x, y, weights and bandwidths.
 
     Raises:
-        ValueError: as `energy_distance`.
+        TypeError, ValueError: as `mmd`.
     """
-    kernel = Energy() if kernel is None else kernel
+    kernel = _checked(kernel, Energy())
+    check_flags(normalise=normalise, skip_diagonal=skip_diagonal)
+    check_generator(generator)
     sample_x, sample_y = prepare_pair(x, y, None, weight_y, precision, "v", normalise)
     chosen, _ = _choose(backend, sample_x, kernel)
     out = result_dtype(x)
@@ -202,10 +210,11 @@ def kernel_slope(
         (..., N, D), float32, or float64 for float64 input; with "torch" differentiable once.
 
     Raises:
-        ValueError: as `energy_distance`; a kernel that is not radial, a tensor or median bandwidth.
+        TypeError, ValueError: as `mmd`; a kernel that is not radial, a tensor or median bandwidth.
         NotImplementedError: a second derivative of the result was asked for (with "torch").
     """
-    kernel = Energy() if kernel is None else kernel
+    kernel = _checked(kernel, Energy())
+    check_flags(normalise=normalise, skip_diagonal=skip_diagonal)
     if not kernel.radial or isinstance(getattr(kernel, "bandwidths", None), str | Tensor):
         raise ValueError(f"kernel_slope is for radial kernels whose bandwidths are numbers, got {kernel}")
     sample_x, sample_y = prepare_pair(x, y, None, weight_y, precision, "v", normalise)
@@ -251,9 +260,10 @@ def self_energy(
         (...), always float64, so that a difference of two of them keeps its digits.
 
     Raises:
-        ValueError: as `energy_distance`.
+        TypeError, ValueError: as `mmd`.
     """
-    kernel = Energy() if kernel is None else kernel
+    kernel = _checked(kernel, Energy())
+    check_generator(generator)
     sample = prepare("y", y, weight_y, precision, estimator)
     chosen, _ = _choose(backend, sample, kernel)
     if chosen.name == "reference":
@@ -282,10 +292,11 @@ def explain(
         An `Explanation`: backend, reason, passes, pairs, peak bytes.
 
     Raises:
-        ValueError: as `energy_distance`.
+        TypeError, ValueError: as `mmd`.
     """
-    kernel = Energy() if kernel is None else kernel
+    kernel = _checked(kernel, Energy())
     sample_x, sample_y = prepare_pair(x, y, None, None, "auto", "v")
+    _check_yy(yy, x, kernel)
     chosen, reason = _choose(backend, sample_x, kernel)
     batch, n, d = sample_x.flat.shape
     m = sample_y.flat.shape[1]
@@ -318,7 +329,8 @@ class MMDLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        self.kernel = Gaussian("median") if kernel is None else kernel
+        check_options(estimator, precision)
+        self.kernel = _checked(kernel, Gaussian("median"))
         self.estimator, self.precision, self.backend = estimator, precision, backend
 
     def forward(
@@ -347,6 +359,23 @@ class MMDLoss(nn.Module):
         return f"kernel={self.kernel}, estimator={self.estimator!r}"
 
 
+def _checked(kernel: object, default: Kernel) -> Kernel:
+    return default if kernel is None else instance("kernel", kernel, Kernel, "Gaussian(1.0)")
+
+
+def _check_yy(yy: Tensor | None, x: Tensor, kernel: Kernel) -> None:
+    if yy is None:
+        return
+    check_tensors(yy=yy)
+    if isinstance(getattr(kernel, "bandwidths", None), str):
+        raise ValueError("yy cannot be reused with a median bandwidth: it depends on x; pass a number as bandwidth")
+    if yy.shape != x.shape[:-2] or yy.device != x.device or not yy.is_floating_point():
+        raise ValueError(
+            f"yy must have the batch shape {tuple(x.shape[:-2])}, floating on {x.device}, got {tuple(yy.shape)} "
+            f"{yy.dtype} on {yy.device}; make it with self_energy(y, ...)"
+        )
+
+
 @dataclass(frozen=True)
 class _Term:
     """One registered kernel on (possibly scaled) points; a kernel is the sum of `factor` times its terms."""
@@ -367,9 +396,11 @@ def _terms(kernel: Kernel, x_BND: Tensor, y_BMD: Tensor | None, generator: torch
         scale_KB = median_distance(x_BND, y_BMD, generator).unsqueeze(0)
     elif isinstance(bandwidths, Tensor):
         if bandwidths.device != x_BND.device:
-            raise ValueError(f"the bandwidths are on {bandwidths.device}, the points on {x_BND.device}")
+            raise ValueError(
+                f"bandwidths must be on {x_BND.device} as the points, got {bandwidths.device}; move them there"
+            )
         if may_look(bandwidths) and not bool((bandwidths > 0).all()):
-            raise ValueError(f"bandwidths must be positive, got {bandwidths.tolist()}")
+            raise ValueError(f"bandwidths must be positive, got {bandwidths.tolist()}; clamp or exponentiate them")
         scale_KB = bandwidths.reshape(-1, 1).to(x_BND.dtype)
     else:
         return [_Term(x_BND, other_BMD, kernel.family, kernel.constants, 1.0, diagonal)]
