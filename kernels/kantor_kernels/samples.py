@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kantor_kernels import transforms
 from kantor_kernels.arguments import check_choice, check_optional_tensors, check_tensors
 
 _ESTIMATORS = ("u", "v")
@@ -55,7 +56,7 @@ class Sample:
 
     @property
     def weight_wants_gradient(self) -> bool:
-        return self.weight is not None and wants_gradient(self.weight)
+        return self.weight is not None and may_be_differentiated(self.weight)
 
     def self_total(self, estimator: str) -> Tensor:
         """What the sum over pairs of the sample is divided by."""
@@ -63,13 +64,21 @@ class Sample:
 
 
 def may_look(x: Tensor) -> bool:
-    """Whether values may be looked at: not while a call is compiled or captured, which a call outside came before."""
-    return not torch.compiler.is_compiling() and not (x.is_cuda and torch.cuda.is_current_stream_capturing())
+    """Whether values may be looked at: not while a call is compiled, transformed (`vmap` gives no values) or captured,
+    which a call outside came before."""
+    if torch.compiler.is_compiling() or transforms.active():
+        return False
+    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def wants_gradient(x: Tensor) -> bool:
-    """Whether a derivative by x may be asked for."""
-    return x.requires_grad and torch.is_grad_enabled()
+    """Whether a derivative by x may be asked for in reverse, with what the pass for the value finds on its way."""
+    return x.requires_grad and torch.is_grad_enabled() and not transforms.active()
+
+
+def may_be_differentiated(x: Tensor) -> bool:
+    """Whether a derivative by x may be asked for in any way: in forward mode, for one, a tangent does not show."""
+    return (x.requires_grad and torch.is_grad_enabled()) or transforms.active()
 
 
 def result_dtype(x: Tensor) -> torch.dtype:

@@ -63,13 +63,12 @@ def kernel_slope(
     x_ND: Tensor, y_MD: Tensor, weight_M: Tensor | None, kernel: Kernel, normalise: bool, skip_diagonal: bool
 ) -> Tensor:
     """The derivative of `kernel_potential` by x, (..., N, D)."""
-    x_ND = x_ND if x_ND.requires_grad else x_ND.detach().requires_grad_()
-    recorded = torch.is_grad_enabled()
-    with torch.enable_grad():
+
+    def total(x_ND: Tensor) -> Tensor:
         # No row's potential depends on another row of x.
-        total = kernel_potential(x_ND, y_MD, weight_M, kernel, normalise, skip_diagonal).sum()
-        (slope_ND,) = torch.autograd.grad(total, x_ND, create_graph=recorded)
-    return slope_ND
+        return kernel_potential(x_ND, y_MD, weight_M, kernel, normalise, skip_diagonal).sum()
+
+    return torch.func.grad(total)(x_ND)
 
 
 def self_energy(y_MD: Tensor, weight_M: Tensor | None, kernel: Kernel, estimator: str) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from kantor_kernels import backends
 from kantor_kernels.arguments import check_flags, check_generator, whole_number
 from kantor_kernels.backends import InModule
-from kantor_kernels.samples import Sample, prepare_pair, result_dtype, wants_gradient
+from kantor_kernels.samples import Sample, may_be_differentiated, prepare_pair, result_dtype
 from kantor_kernels.sliced import autograd, reference, tiled
 
 SLICES = 64
@@ -135,8 +135,8 @@ def sliced_energy_distance(
             weight_BK,
             _excess(sample_x, sample_y, estimator),
             direction_PD.to(points_x.dtype),
-            wants_gradient(points_x) or wants_gradient(points_y),
-            weight_BK is not None and wants_gradient(weight_BK),
+            may_be_differentiated(points_x) or may_be_differentiated(points_y),
+            weight_BK is not None and may_be_differentiated(weight_BK),
             chosen.name,
         )
     estimate = estimate.reshape(x.shape[:-2]).to(result_dtype(x))
