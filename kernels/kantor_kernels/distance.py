@@ -43,7 +43,8 @@ def energy_distance(
         exponent: beta in (0, 2).
         estimator: "v" (all pairs) or "u" (without i = j in the self terms: unbiased, may be negative).
         yy: `self_energy(y, weight_y, kernel=Energy(exponent), estimator=...)`, to spare its recomputation.
-        precision: "auto" (half in float32, else as given), "float32" or "float64" arithmetic.
+        precision: "auto" (half in float32, else as given), "float32" or "float64" arithmetic. Float32 takes distances
+            below 1e-18 for 0 and overflows above 1e19, to infinity or NaN; float64 reaches from 1e-100 to 1e150.
         method: "exact", or "sliced" for the estimate of `sliced_energy_distance` (differentiable once).
         n_slices, generator: of the sliced method.
         backend: "auto", "reference", "torch", "cpu" or "triton" (the last not for "sliced").

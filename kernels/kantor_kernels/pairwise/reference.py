@@ -27,11 +27,12 @@ def kernel_matrix(x_ND: Tensor, y_MD: Tensor, kernel: Kernel) -> Tensor:
         return (x_ND @ y_MD.mT / x_ND.shape[-1] + kernel.offset) ** int(kernel.degree)
     delta_NMD = x_ND.unsqueeze(-2) - y_MD.unsqueeze(-3)
     d2_NM = delta_NMD.square().sum(-1)
-    apart_NM = d2_NM > 0
+    # So that a NaN is not taken for coincidence.
+    together_NM = d2_NM == 0
     # The inner `where` keeps the root's infinite slope at 0 out of the backward pass.
-    d_NM = torch.where(apart_NM, torch.where(apart_NM, d2_NM, 1.0).sqrt(), 0.0)
+    d_NM = torch.where(together_NM, 0.0, torch.where(together_NM, 1.0, d2_NM).sqrt())
     if isinstance(kernel, Energy):
-        return -torch.where(apart_NM, torch.where(apart_NM, d_NM, 1.0) ** kernel.exponent, 0.0)
+        return -torch.where(together_NM, 0.0, torch.where(together_NM, 1.0, d_NM) ** kernel.exponent)
     if isinstance(kernel, RationalQuadratic):
         return torch.stack([(1 + d2_NM / (2 * a)) ** -a for a in kernel.constants]).mean(0)
     assert isinstance(kernel, Gaussian | Laplacian | InverseMultiquadric)

@@ -42,13 +42,13 @@ def kernel_slope(x_ND: Tensor, y_MD: Tensor, weight_M: Tensor | None, kernel: Ke
 
 def slope_over_distance(d: Tensor, kernel: Kernel) -> Tensor:
     """k'(d) / d of a radial kernel, and 0 where it has a kink at d = 0."""
-    apart = d > 0
-    inverse = torch.where(apart, 1 / torch.where(apart, d, 1.0), 0.0)
+    together = d == 0
+    inverse = torch.where(together, 0.0, 1 / torch.where(together, 1.0, d))
     match kernel:
         case Energy(exponent=1.0):
             return -inverse
         case Energy():
-            power = torch.where(apart, d, 1.0) ** (kernel.exponent - 1)
+            power = torch.where(together, 1.0, d) ** (kernel.exponent - 1)
             return -kernel.exponent * power * inverse
         case Gaussian():
             terms = [-torch.exp(-d.square() / (2 * s * s)) / (s * s) for s in kernel.constants]
