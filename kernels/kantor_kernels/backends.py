@@ -11,6 +11,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -56,6 +57,8 @@ class InModule:
         module: the module, or its full name: then it is imported when a function is first run.
         package: what has to be installed beside PyTorch.
         devices: types of device that it runs on; empty: any.
+        autocast: whether its functions run under the caller's autocast, which would round their matrix products to half
+            precision.
         limits: what else keeps it from a problem, or None.
         unasked: what keeps "auto" from it, or None.
     """
@@ -64,6 +67,7 @@ class InModule:
     module: str | ModuleType
     package: str | None = None
     devices: tuple[str, ...] = ()
+    autocast: bool = False
     limits: Callable[[Any], str | None] | None = None
     unasked: Callable[[Any], str | None] | None = None
 
@@ -87,7 +91,13 @@ class InModule:
 
     def run(self, function: str, /, *arguments: Any) -> Any:
         module = loaded(self.module) if isinstance(self.module, str) else self.module
-        return getattr(module, function)(*arguments)
+        casting = [] if self.autocast else [device for device in _AUTOCAST if torch.is_autocast_enabled(device)]
+        if not casting:
+            return getattr(module, function)(*arguments)
+        with ExitStack() as off:
+            for device in casting:
+                off.enter_context(torch.autocast(device, enabled=False))
+            return getattr(module, function)(*arguments)
 
 
 @dataclass(frozen=True)
@@ -109,6 +119,8 @@ class Explanation:
     peak_bytes: int
 
 
+# Devices that PyTorch has autocast for, and that a backend may run on.
+_AUTOCAST = ("cpu", "cuda", "mps", "xpu")
 _REGISTRY: dict[str, tuple[Backend, ...]] = {}
 # Plain constants, since torch.compile traces through the choice; looking for a package does not import it.
 _INSTALLED = {name: importlib.util.find_spec(name) is not None for name in ("numba", "triton")}

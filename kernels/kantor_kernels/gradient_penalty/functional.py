@@ -28,7 +28,10 @@ class Points(NamedTuple):
     device: torch.device
 
 
-OPERATION = backends.register("gradient_penalty", InModule("torch", autograd), InModule("reference", reference))
+# The critic is the caller's, and so is its precision.
+OPERATION = backends.register(
+    "gradient_penalty", InModule("torch", autograd, autocast=True), InModule("reference", reference, autocast=True)
+)
 
 
 @overload

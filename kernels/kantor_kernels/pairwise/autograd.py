@@ -11,6 +11,7 @@ So `potential` is differentiable twice. A third order raises NotImplementedError
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,13 +23,7 @@ from kantor_kernels.transforms import with_derivatives
 _THIRD_ORDER = "kantor::pairwise_hvp: pairwise statistics are differentiable twice, a third order was asked for"
 
 
-def _run(backend: str, name: str, x_BND: Tensor, *args: Any) -> Any:
-    device = x_BND.device.type
-    if torch.is_autocast_enabled(device):
-        # Autocast would round the matrix products of distances to half precision.
-        with torch.autocast(device, enabled=False):
-            return backends.run("pairwise", backend, name, x_BND, *args)
-    return backends.run("pairwise", backend, name, x_BND, *args)
+_run = partial(backends.run, "pairwise")
 
 
 @torch.library.custom_op("kantor::pairwise_potential", mutates_args=())

@@ -5,8 +5,8 @@ Shapes: `...` batch (equal for all arguments), N rows of x, M rows of y, D featu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kantor_kernels import backends
 from kantor_kernels.arguments import check_flags, check_generator, check_tensors, instance
 from kantor_kernels.backends import Backend, Explanation, InModule
-from kantor_kernels.pairwise import autograd, reference, slope, tiled
+from kantor_kernels.pairwise import autograd, line, reference, slope, tiled
 from kantor_kernels.pairwise.constants import on_device
 from kantor_kernels.pairwise.kernels import Energy, Gaussian, Kernel, median_distance
 from kantor_kernels.samples import (
@@ -289,7 +289,7 @@ def explain(
         x, y: tensors; where they require gradients, the passes of one backward are counted.
 
     Returns:
-        An `Explanation`: backend, reason, passes, pairs, peak bytes.
+        An `Explanation`: backend, reason, passes, pairs, peak bytes. On a line, which is sorted, there are no pairs.
 
     Raises:
         TypeError, ValueError: as `mmd`.
@@ -300,6 +300,8 @@ def explain(
     chosen, reason = _choose(backend, sample_x, kernel)
     batch, n, d = sample_x.flat.shape
     m = sample_y.flat.shape[1]
+    if chosen.name != "reference" and kernel.family == "energy" and line.applies(d, kernel.family, kernel.constants):
+        return Explanation(chosen.name, f"{reason}; sorted", 0, 0, batch * (n + m) * line.BYTES_PER_ROW)
     bandwidths = getattr(kernel, "bandwidths", None)
     terms = bandwidths.numel() if isinstance(bandwidths, Tensor) else 1
     cross = 2 if y.requires_grad else 1
@@ -316,9 +318,14 @@ def explain(
 class MMDLoss(nn.Module):
     """`mmd` (squared) as a module; arguments as there.
 
+    A bandwidth that is an `nn.Parameter` is the module's parameter `bandwidths`, another tensor its buffer, which is
+    not saved: both move with the module.
+
     Args:
         kernel, estimator, precision, backend: keyword arguments of `mmd`.
     """
+
+    bandwidths: Tensor | None
 
     def __init__(
         self,
@@ -331,6 +338,11 @@ class MMDLoss(nn.Module):
         super().__init__()
         check_options(estimator, precision)
         self.kernel = _checked(kernel, Gaussian("median"))
+        bandwidths = getattr(self.kernel, "bandwidths", None)
+        if isinstance(bandwidths, nn.Parameter):
+            self.register_parameter("bandwidths", bandwidths)
+        else:
+            self.register_buffer("bandwidths", bandwidths if isinstance(bandwidths, Tensor) else None, persistent=False)
         self.estimator, self.precision, self.backend = estimator, precision, backend
 
     def forward(
@@ -342,12 +354,13 @@ class MMDLoss(nn.Module):
         yy: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
+        kernel: Any = self.kernel
         return mmd(
             x,
             y,
             weight_x,
             weight_y,
-            kernel=self.kernel,
+            kernel=kernel if self.bandwidths is None else replace(kernel, bandwidths=self.bandwidths),
             estimator=self.estimator,
             yy=yy,
             precision=self.precision,

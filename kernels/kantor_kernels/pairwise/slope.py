@@ -22,15 +22,13 @@ def kernel_slope(x_ND: Tensor, y_MD: Tensor, weight_M: Tensor | None, kernel: Ke
     x_ND, y_MD = x_ND - centre_D, y_MD - centre_D
 
     def rows(x_TD: Tensor, first: int) -> Tensor:
-        # Autocast would round the product below to half precision.
-        with torch.autocast(x_TD.device.type, enabled=False):
-            distance_TM = torch.cdist(x_TD, y_MD, compute_mode="donot_use_mm_for_euclid_dist")
-            slope_TM = slope_over_distance(distance_TM, kernel)
-            slope_TM = slope_TM if weight_M is None else weight_M * slope_TM
-            on_diagonal = max(0, min(len(x_TD), len(y_MD) - first))
-            if skip_diagonal and on_diagonal:
-                slope_TM = torch.diagonal_scatter(slope_TM, x_TD.new_zeros(on_diagonal), first)
-            return x_TD * slope_TM.sum(1, keepdim=True) - slope_TM @ y_MD
+        distance_TM = torch.cdist(x_TD, y_MD, compute_mode="donot_use_mm_for_euclid_dist")
+        slope_TM = slope_over_distance(distance_TM, kernel)
+        slope_TM = slope_TM if weight_M is None else weight_M * slope_TM
+        on_diagonal = max(0, min(len(x_TD), len(y_MD) - first))
+        if skip_diagonal and on_diagonal:
+            slope_TM = torch.diagonal_scatter(slope_TM, x_TD.new_zeros(on_diagonal), first)
+        return x_TD * slope_TM.sum(1, keepdim=True) - slope_TM @ y_MD
 
     tile = max(1, PAIRS // len(y_MD))
     if len(x_ND) <= tile:

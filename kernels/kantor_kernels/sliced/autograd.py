@@ -37,9 +37,8 @@ def _energy_operator(
         centre_D = (x_BND[s].mean(0, dtype=torch.float64) + y_BMD[s].mean(0, dtype=torch.float64)) / 2
         z_KD = torch.cat([x_BND[s], y_BMD[s]]) - centre_D.to(x_BND.dtype)
         weight_K = None if weight_BK is None else weight_BK[s]
-        with torch.autocast(x_BND.device.type, enabled=False):
-            arguments = z_KD, n, weight_K, excess_B2[s], direction_PD, want_slope, want_pull
-            results.append(backends.run("sliced", backend, "energy", *arguments))
+        arguments = z_KD, n, weight_K, excess_B2[s], direction_PD, want_slope, want_pull
+        results.append(backends.run("sliced", backend, "energy", *arguments))
     values_BP, spread_B2, slope_BKD, pull_BK = (torch.stack(parts) for parts in zip(*results, strict=True))
     return values_BP.mean(-1), values_BP, spread_B2, slope_BKD, pull_BK
 

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from scipy import stats
+from torch import nn
 
 from kantor_kernels import (
     Energy,
@@ -230,9 +231,38 @@ def test_explain_counts_passes_and_says_why(generator) -> None:
     assert explain(x, y, backend="torch").reason == "asked for"
 
 
-@pytest.mark.filterwarnings(
-    "ignore:(invalid value|All-NaN slice|overflow) encountered:RuntimeWarning"
-)  # Triton's interpreter
+def test_explain_counts_no_pairs_on_a_line(generator) -> None:
+    x, y = draw(100, 1, generator=generator), draw(50, 1, generator=generator)
+    plan = explain(x, y, backend="torch")
+    assert (plan.passes, plan.pairs, plan.reason) == (0, 0, "asked for; sorted")
+    assert plan.peak_bytes < explain(x, y, backend="reference").peak_bytes
+    assert explain(x, y, backend="reference").pairs > 0
+    assert explain(x, y, kernel=Energy(1.5)).pairs > 0
+    assert explain(x, y, kernel=Gaussian(1.0)).pairs > 0
+
+
+def test_bandwidths_of_a_module_are_its_own(generator) -> None:
+    x, y = draw(30, 3, generator=generator), draw(20, 3, generator=generator)
+    loss = MMDLoss(Gaussian(nn.Parameter(torch.tensor([0.5, 2.0]))))
+    assert [name for name, _ in loss.named_parameters()] == ["bandwidths"]
+    loss(x, y).backward()
+    assert loss.bandwidths is not None
+    assert float(loss.bandwidths.grad.abs().max()) > 0  # pyright: ignore[reportOptionalMemberAccess]
+    other = {"bandwidths": torch.tensor([3.0])}
+    expected = mmd(x, y, kernel=Gaussian(3.0))
+    assert_close("functional", torch.func.functional_call(loss, other, (x, y)), expected, rtol=1e-6)
+    constant = MMDLoss(Gaussian(torch.tensor(3.0)))
+    assert not list(constant.parameters())
+    assert not constant.state_dict()
+    assert_close("constant", constant(x, y), expected, rtol=1e-6)
+    moved = constant.to("meta").bandwidths
+    assert moved is not None
+    assert moved.device.type == "meta"
+    assert MMDLoss(Gaussian(1.0)).bandwidths is None
+
+
+# Triton's interpreter computes with NumPy, which warns.
+@pytest.mark.filterwarnings("ignore:(invalid value|All-NaN slice|overflow) encountered:RuntimeWarning")
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("how", ["ours", "reference"])
 @pytest.mark.parametrize("d", [1, 3, 20])
