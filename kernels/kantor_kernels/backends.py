@@ -57,19 +57,19 @@ class InModule:
         module: the module, or its full name: then it is imported when a function is first run.
         package: what has to be installed beside PyTorch.
         devices: types of device that it runs on; empty: any.
-        autocast: whether its functions run under the caller's autocast, which would round their matrix products to half
-            precision.
         limits: what else keeps it from a problem, or None.
         unasked: what keeps "auto" from it, or None.
+        autocast: whether its functions run under the caller's autocast, which would round their matrix products to half
+            precision.
     """
 
     name: str
     module: str | ModuleType
     package: str | None = None
     devices: tuple[str, ...] = ()
-    autocast: bool = False
     limits: Callable[[Any], str | None] | None = None
     unasked: Callable[[Any], str | None] | None = None
+    autocast: bool = False
 
     def why_not(self, problem: Any, /) -> str | None:
         # First what no installation would change.

@@ -20,7 +20,8 @@ from torch.autograd import forward_ad
 def active() -> bool:
     """Whether a transform of `torch.func` or a level of forward mode is active."""
     if torch.compiler.is_compiling():
-        if torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0:
+        level = torch._C._functorch.maybe_current_level()  # pyright: ignore[reportAttributeAccessIssue]
+        if level is not None or forward_ad._current_level >= 0:
             # The compiler would take the operators as they are: the transform has to run uncompiled.
             torch._dynamo.graph_break()
         return False

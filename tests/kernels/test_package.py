@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree
 
 import kantor_kernels
 from kantor_kernels import Energy, backends
@@ -108,7 +109,7 @@ def test_a_backend_runs_or_says_why_not(operation: str, name: str, monkeypatch: 
 @pytest.mark.parametrize("operation", CALLS.keys() - {"gradient_penalty"})
 def test_autocast_changes_nothing(operation: str) -> None:
     """But for `gradient_penalty`, whose critic is the caller's."""
-    tensors = torch.utils._pytree.tree_leaves
+    tensors = _pytree.tree_leaves
     for backend in (*backends.possible(operation, PROBLEMS[operation]("cpu")), "reference"):
         if backend == "compiled":
             continue

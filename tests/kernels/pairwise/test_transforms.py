@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, func
 from torch.autograd import forward_ad
+from torch.utils import _pytree
 
 from kantor_kernels import (
     Energy,
@@ -66,7 +67,7 @@ TRANSFORMS: dict[str, Callable[[Function, tuple[Tensor, ...]], Any]] = {
 
 
 def tensors(nested: Any) -> list[Tensor]:
-    return torch.utils._pytree.tree_leaves(nested)
+    return _pytree.tree_leaves(nested)
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)

@@ -172,7 +172,7 @@ def test_it_is_deterministic_by_its_generator(generator) -> None:
 def test_what_is_not_finite_is_refused(rows: int, backend: str, bad: float, generator) -> None:
     x, y, weight = normal(rows, 2, generator), normal(rows, 2, generator), torch.ones(rows)
     for name in ("x", "y", "weight_x", "weight_y"):
-        arguments = {"x": x, "y": y, "weight_x": weight, "weight_y": weight}
+        arguments: dict[str, Any] = {"x": x, "y": y, "weight_x": weight, "weight_y": weight}
         arguments[name] = arguments[name].clone()
         arguments[name][3:5] = bad
         entries = arguments[name][3:5].numel()
@@ -202,8 +202,8 @@ def test_numbers_beyond_double_precision_are_refused(generator) -> None:
 def test_the_scale_of_the_weights_does_not_matter(generator) -> None:
     x, y, w = normal(20, 1, generator), normal(90, 1, generator), torch.rand(90, generator=generator) + 0.1
 
-    def null(scale_x: float, scale_y: float, **options: bool) -> torch.Tensor:
-        weights = {"weight_x": torch.full((20,), scale_x), "weight_y": scale_y * w}
+    def null(scale_x: float, scale_y: float, **options: Any) -> torch.Tensor:
+        weights: dict[str, Any] = {"weight_x": torch.full((20,), scale_x), "weight_y": scale_y * w}
         return two_sample_test(x, y, **weights, generator=torch.Generator().manual_seed(1), **options).null
 
     expected = null(1.0, 1.0)
@@ -220,7 +220,7 @@ def test_the_scale_of_the_weights_does_not_matter(generator) -> None:
 def test_weights_that_sum_to_one_keep_level_and_power(shift: float, generator) -> None:
     """20 rows against 200: the test with these weights rejects as often as the one without them."""
     rejections = {"with": 0, "without": 0}
-    weights = {"weight_x": torch.full((20,), 1 / 20), "weight_y": torch.full((200,), 1 / 200)}
+    weights: dict[str, Any] = {"weight_x": torch.full((20,), 1 / 20), "weight_y": torch.full((200,), 1 / 200)}
     trials = 300
     for _ in range(trials):
         x, y = normal(20, 1, generator) + shift, normal(200, 1, generator)
