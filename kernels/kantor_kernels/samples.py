@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kantor_kernels import transforms
-from kantor_kernels.arguments import check_choice, check_optional_tensors, check_tensors
+from kantor_kernels.arguments import check_choice, check_tensors
 
 _ESTIMATORS = ("u", "v")
 _PRECISIONS = {"auto": None, "float32": torch.float32, "float64": torch.float64}
@@ -134,7 +134,8 @@ def prepare(
     """
     check_options(estimator, precision)
     check_tensors(**{name: points})
-    check_optional_tensors(**{f"weight_{name}": weight})
+    if weight is not None:
+        check_tensors(**{f"weight_{name}": weight})
     if points.ndim < 2:
         raise ValueError(f"{name} must have shape (..., N, D), got {tuple(points.shape)}")
     if not points.is_floating_point():

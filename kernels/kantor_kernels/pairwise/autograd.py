@@ -304,7 +304,7 @@ def _mmd_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor
     return *tensors, *(slope if wanted else None for slope, wanted in zip(output[1:], want[1:], strict=True))
 
 
-def _mmd_slopes(ctx: Any, saved: Saved, by_x: bool, by_y: bool) -> tuple[Tensor | None, Tensor | None]:
+def _mmd_slopes(ctx: Any, saved: Saved, by_x: bool, by_y: bool) -> tuple[Any, Any]:
     """The gradients of Q by the samples that are asked for, made of operators that can be differentiated."""
     x_BND, y_BMD, a_BN, b_BM, factor_B3, *_ = saved
     twice_3B11 = (2 * factor_B3.mT).to(x_BND.dtype)[..., None, None]
@@ -322,11 +322,12 @@ def _mmd_slopes(ctx: Any, saved: Saved, by_x: bool, by_y: bool) -> tuple[Tensor 
 
 
 def _mmd_backward(ctx: Any, scale_B: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    x_BND, *_, by_x, by_y = ctx.saved_tensors
+    saved: Saved = ctx.saved_tensors
+    x_BND, by_x, by_y = saved[0], saved[-2], saved[-1]
     wanted = ctx.needs_input_grad[:2]
     # As in `_potential_backward`.
     if torch.is_grad_enabled() or (wanted[0] and by_x is None) or (wanted[1] and by_y is None):
-        by_x, by_y = _mmd_slopes(ctx, ctx.saved_tensors, *wanted)
+        by_x, by_y = _mmd_slopes(ctx, saved, *wanted)
     scale_B11 = scale_B.to(x_BND.dtype)[:, None, None]
     by_x = scale_B11 * by_x if wanted[0] else None
     by_y = scale_B11 * by_y if wanted[1] else None
