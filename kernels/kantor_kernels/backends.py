@@ -11,12 +11,15 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 from typing import Any, Protocol
 
 import torch
+
+from kantor_kernels.arguments import given
 
 
 class Problem(Protocol):
@@ -56,6 +59,8 @@ class InModule:
         devices: types of device that it runs on; empty: any.
         limits: what else keeps it from a problem, or None.
         unasked: what keeps "auto" from it, or None.
+        autocast: whether its functions run under the caller's autocast, which would round their matrix products to half
+            precision.
     """
 
     name: str
@@ -64,13 +69,16 @@ class InModule:
     devices: tuple[str, ...] = ()
     limits: Callable[[Any], str | None] | None = None
     unasked: Callable[[Any], str | None] | None = None
+    autocast: bool = False
 
     def why_not(self, problem: Any, /) -> str | None:
-        if self.package is not None and not installed(self.package):
-            return f"{self.package} is not installed"
+        # First what no installation would change.
         if self.devices and problem.device.type not in self.devices and not self._interpreted:
             return f"it cannot run on {problem.device.type} tensors"
-        return None if self.limits is None else self.limits(problem)
+        beyond = None if self.limits is None else self.limits(problem)
+        if beyond is None and self.package is not None and not installed(self.package):
+            return f"{self.package} is not installed"
+        return beyond
 
     def why_not_unasked(self, problem: Any, /) -> str | None:
         if self._interpreted and problem.device.type not in self.devices:
@@ -83,7 +91,13 @@ class InModule:
 
     def run(self, function: str, /, *arguments: Any) -> Any:
         module = loaded(self.module) if isinstance(self.module, str) else self.module
-        return getattr(module, function)(*arguments)
+        casting = [] if self.autocast else [device for device in _AUTOCAST if torch.is_autocast_enabled(device)]
+        if not casting:
+            return getattr(module, function)(*arguments)
+        with ExitStack() as off:
+            for device in casting:
+                off.enter_context(torch.autocast(device, enabled=False))
+            return getattr(module, function)(*arguments)
 
 
 @dataclass(frozen=True)
@@ -105,6 +119,8 @@ class Explanation:
     peak_bytes: int
 
 
+# Devices that PyTorch has autocast for, and that a backend may run on.
+_AUTOCAST = ("cpu", "cuda", "mps", "xpu")
 _REGISTRY: dict[str, tuple[Backend, ...]] = {}
 # Plain constants, since torch.compile traces through the choice; looking for a package does not import it.
 _INSTALLED = {name: importlib.util.find_spec(name) is not None for name in ("numba", "triton")}
@@ -135,8 +151,11 @@ def choose(operation: str, backend: str, problem: Problem) -> tuple[Backend, str
         problem: what is asked for.
 
     Raises:
+        TypeError: the backend is no name.
         ValueError: the operation has no such backend, or that one cannot compute this problem here.
     """
+    if not isinstance(backend, str):
+        raise TypeError(f'backend must be a name, got {given(backend)}; pass "auto", say')
     having = _REGISTRY[operation]
     if backend == "auto":
         passed = []

@@ -5,8 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from kantor_kernels.arguments import check_choice, check_generator, number
 from kantor_kernels.pairwise import Energy, mmd
+from kantor_kernels.samples import check_options
 from kantor_kernels.sliced import sliced_energy_distance
+
+_METHODS = ("exact", "sliced")
 
 
 def energy_distance(
@@ -39,7 +43,8 @@ def energy_distance(
         exponent: beta in (0, 2).
         estimator: "v" (all pairs) or "u" (without i = j in the self terms: unbiased, may be negative).
         yy: `self_energy(y, weight_y, kernel=Energy(exponent), estimator=...)`, to spare its recomputation.
-        precision: "auto" (half in float32, else as given), "float32" or "float64" arithmetic.
+        precision: "auto" (half in float32, else as given), "float32" or "float64" arithmetic. Float32 takes distances
+            below 1e-18 for 0 and overflows above 1e19, to infinity or NaN; float64 reaches from 1e-100 to 1e150.
         method: "exact", or "sliced" for the estimate of `sliced_energy_distance` (differentiable once).
         n_slices, generator: of the sliced method.
         backend: "auto", "reference", "torch", "cpu" or "triton" (the last not for "sliced").
@@ -48,11 +53,15 @@ def energy_distance(
         (...), float32, or float64 for float64 input; sums are taken in float64.
 
     Raises:
-        ValueError: shapes, dtypes or devices disagree, an empty sample, N < 2 with "u", weights that sum to zero,
-            an unknown option, a backend that cannot run, a sliced method with another exponent than 1 or with yy.
+        TypeError: an argument of the wrong type, such as an array for a tensor.
+        ValueError: shapes, dtypes or devices disagree, an empty sample, N < 2 with "u", weights that sum to zero or are
+            not finite, an unknown option, a backend that cannot run, a sliced method with another exponent than 1 or
+            with yy.
     """
+    check_choice("method", method, _METHODS)
+    check_generator(generator)
     if method == "sliced":
-        if exponent != 1.0:
+        if number("exponent", exponent) != 1.0:
             raise ValueError(f"slicing holds for exponent 1 alone, got {exponent}; use method='exact'")
         if yy is not None:
             raise ValueError("yy cannot be reused by the sliced method, which sorts both samples together")
@@ -67,8 +76,6 @@ def energy_distance(
             generator=generator,
             backend=backend,
         )
-    if method != "exact":
-        raise ValueError(f'method must be "exact" or "sliced", got {method!r}')
     if n_slices is not None or generator is not None:
         raise ValueError("n_slices and generator belong to method='sliced'; the exact method draws nothing")
     return mmd(
@@ -95,6 +102,7 @@ class EnergyDistanceLoss(nn.Module):
         self, exponent: float = 1.0, estimator: str = "v", *, precision: str = "auto", backend: str = "auto"
     ) -> None:
         super().__init__()
+        check_options(estimator, precision)
         self.exponent, self.estimator = Energy(exponent).exponent, estimator
         self.precision, self.backend = precision, backend
 

@@ -1,5 +1,7 @@
 """Samples as the operations on pairs of them take them: checked, in the dtype of the arithmetic, with their weights.
 
+Entries are read where the host needs them in any case: of weights that are to be normalised, and by `check_finite`.
+
 Shapes: `...` batch, N rows, D features; B is the flat batch.
 """
 
@@ -10,6 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kantor_kernels import transforms
+from kantor_kernels.arguments import check_choice, check_tensors
+
+_ESTIMATORS = ("u", "v")
 _PRECISIONS = {"auto": None, "float32": torch.float32, "float64": torch.float64}
 
 
@@ -50,7 +56,7 @@ class Sample:
 
     @property
     def weight_wants_gradient(self) -> bool:
-        return self.weight is not None and wants_gradient(self.weight)
+        return self.weight is not None and may_be_differentiated(self.weight)
 
     def self_total(self, estimator: str) -> Tensor:
         """What the sum over pairs of the sample is divided by."""
@@ -58,13 +64,21 @@ class Sample:
 
 
 def may_look(x: Tensor) -> bool:
-    """Whether values may be looked at: not while a call is compiled or captured, which a call outside came before."""
-    return not torch.compiler.is_compiling() and not (x.is_cuda and torch.cuda.is_current_stream_capturing())
+    """Whether values may be looked at: not while a call is compiled, transformed (`vmap` gives no values) or captured,
+    which a call outside came before."""
+    if torch.compiler.is_compiling() or transforms.active():
+        return False
+    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def wants_gradient(x: Tensor) -> bool:
-    """Whether a derivative by x may be asked for."""
-    return x.requires_grad and torch.is_grad_enabled()
+    """Whether a derivative by x may be asked for in reverse, with what the pass for the value finds on its way."""
+    return x.requires_grad and torch.is_grad_enabled() and not transforms.active()
+
+
+def may_be_differentiated(x: Tensor) -> bool:
+    """Whether a derivative by x may be asked for in any way: in forward mode, for one, a tangent does not show."""
+    return (x.requires_grad and torch.is_grad_enabled()) or transforms.active()
 
 
 def result_dtype(x: Tensor) -> torch.dtype:
@@ -84,8 +98,9 @@ def prepare_pair(
     """Two samples that belong together; `normalise` is about the weights of y, as in `prepare`.
 
     Raises:
-        ValueError: as `prepare`; the samples differ in dtype, device, D or batch.
+        TypeError, ValueError: as `prepare`; the samples differ in dtype, device, D or batch.
     """
+    check_tensors(x=x, y=y)
     sample_x = prepare("x", x, weight_x, precision, estimator)
     sample_y = prepare("y", y, weight_y, precision, estimator, normalise)
     if x.dtype != y.dtype:
@@ -113,12 +128,14 @@ def prepare(
         normalise: whether the weights are to be divided by their sum; they are not divided here.
 
     Raises:
-        ValueError: a shape, dtype or device is wrong, the sample is empty, N < 2 with "u", weights that sum to zero.
+        TypeError: points or weights are no tensors, an option is no word.
+        ValueError: a shape, dtype or device is wrong, the sample is empty, N < 2 with "u", weights that sum to zero or
+            are not finite, where they are normalised.
     """
-    if estimator not in ("u", "v"):
-        raise ValueError(f'estimator must be "u" or "v", got {estimator!r}')
-    if precision not in _PRECISIONS:
-        raise ValueError(f"precision must be one of {sorted(_PRECISIONS)}, got {precision!r}")
+    check_options(estimator, precision)
+    check_tensors(**{name: points})
+    if weight is not None:
+        check_tensors(**{f"weight_{name}": weight})
     if points.ndim < 2:
         raise ValueError(f"{name} must have shape (..., N, D), got {tuple(points.shape)}")
     if not points.is_floating_point():
@@ -137,8 +154,47 @@ def prepare(
     sample = Sample(points.to(dtype), weight.to(dtype))
     if normalise and may_look(weight):
         magnitude = weight.detach().double().abs().sum(-1).reshape(-1)
-        if bool((sample.total.detach().abs() <= 1e-12 * magnitude).any()):
-            raise ValueError(f"weight_{name} sums to zero: it cannot be normalised")
+        # Nothing compares with a NaN, and infinity is no more than itself: both end here, too.
+        if not bool((sample.total.detach().abs() > 1e-12 * magnitude).all()):
+            check_finite(f"weight_{name}", weight)
+            raise ValueError(f"weight_{name} sums to zero: it cannot be normalised; pass weights with another sum")
         if estimator == "u" and bool((sample.pair_total.detach().abs() < 1e-12 * magnitude**2).any()):
-            raise ValueError(f"weight_{name}: (sum w)^2 - sum w^2 vanishes, the U estimator is undefined")
+            raise ValueError(
+                f'weight_{name}: (sum w)^2 - sum w^2 vanishes, the U estimator is undefined; use estimator="v"'
+            )
     return sample
+
+
+def check_options(estimator: object, precision: object) -> None:
+    """The options that all statistics of pairs of samples have.
+
+    Raises:
+        TypeError: one is no word.
+        ValueError: one is unknown.
+    """
+    check_choice("estimator", estimator, _ESTIMATORS)
+    check_choice("precision", precision, _PRECISIONS)
+
+
+def check_shares(name: str, values: Tensor) -> None:
+    """Every entry lies in [0, 1]; on other devices than the CPU, for which nothing is to wait, they are believed.
+
+    Raises:
+        ValueError: an entry does not.
+    """
+    if values.device.type != "cpu" or not may_look(values):
+        return
+    least, most = values.detach().aminmax()
+    if not (float(least) >= 0 and float(most) <= 1):
+        raise ValueError(f"{name} must lie in [0, 1], got values from {float(least):g} to {float(most):g}; clamp them")
+
+
+def check_finite(name: str, values: Tensor) -> None:
+    """Every entry is finite; waits for the device.
+
+    Raises:
+        ValueError: an entry is NaN or infinite.
+    """
+    bad = values.numel() - int(values.isfinite().sum())
+    if bad:
+        raise ValueError(f"{name} has {bad} of {values.numel()} entries that are NaN or infinite; leave those rows out")

@@ -4,6 +4,10 @@ PyTorch's OpenMP threads wait for the next parallel region by spinning, which wo
 Asked through the same OpenMP library, they are the ones that do our work: `run_all` gives them calls from Python,
 `run_parts` parts of a compiled function, which start in a microsecond and need no interpreter. Inside of either PyTorch
 and its matrix library see that they are in a parallel region and stay on one thread each.
+
+OpenMP's threads do not survive `os.fork`. What is compiled here stays on the child's one thread; PyTorch's own
+operations, `torch.mm` among them, wait in the child for threads that are gone, unless `torch.set_num_threads(1)` is
+called there first.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree
 
 import kantor_kernels
 from kantor_kernels import Energy, backends
@@ -103,6 +104,23 @@ def test_a_backend_runs_or_says_why_not(operation: str, name: str, monkeypatch: 
     else:
         CALLS[operation](name)
         assert set(seen) == {name}
+
+
+@pytest.mark.parametrize("operation", CALLS.keys() - {"gradient_penalty"})
+def test_autocast_changes_nothing(operation: str) -> None:
+    """But for `gradient_penalty`, whose critic is the caller's."""
+    tensors = _pytree.tree_leaves
+    for backend in (*backends.possible(operation, PROBLEMS[operation]("cpu")), "reference"):
+        if backend == "compiled":
+            continue
+        results = []
+        for enabled in (False, True):
+            with torch.random.fork_rng(devices=[]), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                torch.manual_seed(1)
+                result = CALLS[operation](backend)
+            results.append(tensors(vars(result) if hasattr(result, "__dict__") else result))
+        for plain, casting in zip(*results, strict=True):
+            assert torch.equal(torch.as_tensor(plain), torch.as_tensor(casting)), backend
 
 
 @pytest.mark.parametrize("operation", CALLS)

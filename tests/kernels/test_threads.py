@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numba
@@ -42,3 +44,38 @@ def test_little_work_wakes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     assert threads.how_many(0) == 1
     assert threads.how_many(2.5 * threads.PAIRS_PER_THREAD) == 2
     assert threads.how_many(1e9) == 4
+
+
+FORK = """
+import os, signal, torch
+from torch import nn
+from kantor_kernels import energy_distance, mlp_critic_step
+torch.set_num_threads(2)
+x, y = torch.randn(2000, 4, requires_grad=True), torch.randn(2000, 4)
+critic = nn.Sequential(nn.Linear(4, 64), nn.LeakyReLU(0.2), nn.Linear(64, 1))
+
+def compiled():
+    energy_distance(x, y).backward()
+    mlp_critic_step(critic, x, y)
+
+def products():
+    energy_distance(x, y, backend="torch")
+
+compiled(), products()
+for work in (compiled, products):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        if work is products:
+            torch.set_num_threads(1)
+        work()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, work.__name__
+"""
+
+
+@pytest.mark.slow
+def test_a_fork_computes_on() -> None:
+    """What is compiled as it is, what PyTorch computes on one thread."""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -2,6 +2,6 @@
 
 from kantor_kernels.critic_step.autograd import with_gradients
 from kantor_kernels.critic_step.functional import mlp_critic_step, mlp_forward
-from kantor_kernels.critic_step.problem import CriticStep, Perceptron
+from kantor_kernels.critic_step.problem import CriticStep, Perceptron, why_not_bypass
 
-__all__ = ["CriticStep", "Perceptron", "mlp_critic_step", "mlp_forward", "with_gradients"]
+__all__ = ["CriticStep", "Perceptron", "mlp_critic_step", "mlp_forward", "why_not_bypass", "with_gradients"]

@@ -8,9 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from kantor_kernels import backends
+from kantor_kernels.arguments import (
+    check_choice,
+    check_flags,
+    check_generator,
+    check_optional_tensors,
+    check_tensors,
+    finite_number,
+    given,
+)
 from kantor_kernels.backends import InModule
 from kantor_kernels.critic_step import reference, tiled
-from kantor_kernels.critic_step.problem import LOSSES, CriticStep, Loss, Perceptron, Rows
+from kantor_kernels.critic_step.problem import LOSSES, CriticStep, Loss, Perceptron, Rows, read
+from kantor_kernels.samples import check_shares
 
 # Layers whose activations fit on a processor; wider ones are what matrix libraries are good at.
 WIDEST = 256
@@ -107,7 +117,8 @@ def mlp_critic_step(
 
     Args:
         critic: an `nn.Sequential` of Linear layers with one kind of activation (LeakyReLU, ReLU, SiLU, Tanh, Softplus)
-            between them, or a `Perceptron`. Its input is a row and, beside it, its conditions.
+            between them, each once and without hooks, or a `Perceptron`. Its input is a row and, beside it, its
+            conditions.
         real: (B, D); B even except for "wasserstein".
         fake: (B, D), same dtype and device.
         conditions: (B, C), of both rows.
@@ -130,21 +141,18 @@ def mlp_critic_step(
         A `CriticStep`; the gradients are new tensors.
 
     Raises:
-        ValueError: the critic is no such perceptron, shapes, dtypes or devices disagree, an empty batch, a backend that
-            is unknown or cannot run.
+        TypeError: an argument of the wrong type.
+        ValueError: the critic is no such perceptron, shapes, dtypes or devices disagree, an empty batch, eps outside of
+            [0, 1] (looked at on CPUs), a backend that is unknown or cannot run.
     """
-    perceptron = critic if isinstance(critic, Perceptron) else Perceptron.of(critic)
-    if perceptron is None:
-        raise ValueError(
-            "the critic is no nn.Sequential of Linear layers with one kind of activation between them; "
-            "gradient_penalty takes any critic"
-        )
-    if loss not in LOSSES:
-        raise ValueError(f"unknown loss {loss!r}; known: {', '.join(LOSSES)}")
+    perceptron = _perceptron("critic", critic, "gradient_penalty takes any critic")
+    check_choice("loss", loss, LOSSES)
+    check_flags(one_sided=one_sided)
+    what = Loss(loss, finite_number("weight", weight), finite_number("target", target), one_sided)
     rows = _rows(real, fake, conditions, loss, eps, generator, coefficients, fake_coefficients, penalty_coefficients)
     _check(perceptron, rows, loss)
     chosen, _ = backends.choose(OPERATION, backend, Layers.of(perceptron))
-    return chosen.run("critic_step", perceptron, rows, Loss(loss, float(weight), float(target), one_sided))
+    return chosen.run("critic_step", perceptron, rows, what)
 
 
 @torch.no_grad()
@@ -160,11 +168,11 @@ def mlp_forward(network: nn.Module | Perceptron, x: Tensor, *, backend: str = "a
         (N, O). With "cpu", a row's values do not depend on the rows beside it.
 
     Raises:
+        TypeError: x is no tensor.
         ValueError: the network is no such perceptron, x does not fit it, or the backend cannot run.
     """
-    perceptron = network if isinstance(network, Perceptron) else Perceptron.of(network)
-    if perceptron is None:
-        raise ValueError("the network is no nn.Sequential of Linear layers with one kind of activation between them")
+    perceptron = _perceptron("network", network, "call it under torch.no_grad() instead")
+    check_tensors(x=x)
     first = perceptron.weights[0]
     if x.ndim != 2 or x.shape[1] != perceptron.inputs or x.dtype != first.dtype or x.device != first.device:
         raise ValueError(
@@ -173,6 +181,17 @@ def mlp_forward(network: nn.Module | Perceptron, x: Tensor, *, backend: str = "a
         )
     chosen, _ = backends.choose(FORWARD, backend, Layers.of(perceptron))
     return chosen.run("values", perceptron, x)
+
+
+def _perceptron(name: str, network: object, cure: str) -> Perceptron:
+    if isinstance(network, Perceptron):
+        return network
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"{name} must be an nn.Sequential or a Perceptron, got {given(network)}")
+    found = read(network)
+    if isinstance(found, str):
+        raise ValueError(f"{name} must be a perceptron, got a {type(network).__name__}: {found}; {cure}")
+    return found
 
 
 def _rows(
@@ -186,6 +205,15 @@ def _rows(
     fake_coefficients: Tensor | None,
     penalty_coefficients: Tensor | None,
 ) -> Rows:
+    check_tensors(real=real, fake=fake)
+    check_optional_tensors(
+        conditions=conditions,
+        eps=eps,
+        coefficients=coefficients,
+        fake_coefficients=fake_coefficients,
+        penalty_coefficients=penalty_coefficients,
+    )
+    check_generator(generator)
     if real.ndim != 2 or real.shape != fake.shape or len(real) == 0:
         raise ValueError(f"real and fake must be (B, D), not empty, got {tuple(real.shape)} and {tuple(fake.shape)}")
     if loss != "wasserstein" and len(real) % 2:
@@ -198,6 +226,8 @@ def _rows(
         eps = torch.rand(points, generator=generator, device=device, dtype=torch.float32).to(real.device, real.dtype)
     elif eps.shape not in ((points,), (points, 1)):
         raise ValueError(f"eps must be ({points},) or ({points}, 1), got {tuple(eps.shape)}")
+    else:
+        check_shares("eps", eps)
     equal = real.new_full((points,), 1 / points) if coefficients is None or penalty_coefficients is None else real
     a = equal if coefficients is None else coefficients.detach()
     b = a if fake_coefficients is None else fake_coefficients.detach()

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as module_module
 
 ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.LeakyReLU: "leaky_relu",
@@ -22,6 +23,7 @@ ACTIVATIONS: dict[type[nn.Module], str] = {
 # Straight but for kinks: the second derivative of these activations is zero.
 STRAIGHT = ("leaky_relu", "relu")
 LOSSES = ("wasserstein", "energy", "surrogate")
+_NO_PERCEPTRON = "it is no nn.Sequential of Linear layers with one kind of activation between them"
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Perceptron:
         slope: of leaky_relu below zero, at least 0.
 
     Raises:
-        ValueError: the shapes do not fit together, the tensors differ in dtype or device, or the activation is unknown.
+        ValueError: the shapes do not fit together, the tensors differ in dtype or device, one stands twice, or the
+            activation is unknown.
     """
 
     weights: tuple[Tensor, ...]
@@ -56,31 +59,17 @@ class Perceptron:
         for weight, bias in zip(self.weights, self.biases, strict=True):
             if bias is not None and bias.shape != weight.shape[:1]:
                 raise ValueError(f"a weight {tuple(weight.shape)} has a bias {tuple(bias.shape)}")
-        if len({(p.dtype, p.device) for p in self.parameters()}) > 1:
+        parameters = self.parameters()
+        if len({(p.dtype, p.device) for p in parameters}) > 1:
             raise ValueError("the parameters differ in dtype or device")
+        if _twice(parameters):
+            raise ValueError("a parameter stands twice, and would have two gradients; pass a copy of it")
 
     @classmethod
     def of(cls, module: nn.Module) -> Perceptron | None:
-        """The perceptron that an nn.Sequential of Linear layers with one kind of activation between them is.
-
-        None for anything else: another layer, another order, a hook, a parametrisation, a dtype or device of its own,
-        parameters other than float32 or float64.
-        """
-        if type(module) is not nn.Sequential:
-            return None
-        children = list(module)
-        layers = [layer for layer in children[0::2] if type(layer) is nn.Linear]
-        if len(layers) != (len(children) + 1) / 2 or any(map(_hooked, (module, *children))):
-            return None
-        described = {_described(activation) for activation in children[1::2]} or {("relu", 0.0)}
-        if len(described) > 1:
-            return None
-        found = described.pop()
-        weights, biases = tuple(layer.weight for layer in layers), tuple(layer.bias for layer in layers)
-        kinds = {(p.dtype, p.device) for p in (*weights, *biases) if p is not None}
-        if found is None or len(kinds) > 1 or weights[0].dtype not in (torch.float32, torch.float64):
-            return None
-        return cls(weights, biases, *found)
+        """The perceptron that a module is; None where `read` says why it is none."""
+        found = read(module)
+        return found if isinstance(found, Perceptron) else None
 
     def parameters(self) -> list[Tensor]:
         """Weights and biases in the order of `nn.Sequential.parameters()`."""
@@ -148,6 +137,50 @@ class CriticStep(NamedTuple):
     gradients: tuple[Tensor, ...]
 
 
+def read(module: nn.Module) -> Perceptron | str:
+    """The perceptron that an nn.Sequential of Linear layers with one kind of activation between them is, or why not.
+
+    It is none with another layer or another order, with anything that `why_not_bypass` names, with a parametrisation,
+    with dtypes or devices that differ, with parameters that stand twice or are neither float32 nor float64.
+    """
+    if type(module) is not nn.Sequential:
+        return _NO_PERCEPTRON
+    children = list(module)
+    layers = [layer for layer in children[0::2] if type(layer) is nn.Linear]
+    described = {_described(activation) for activation in children[1::2]} or {("relu", 0.0)}
+    found = described.pop()
+    if len(layers) != (len(children) + 1) / 2 or found is None or described:
+        return _NO_PERCEPTRON
+    bypassed = why_not_bypass(module, *children)
+    if bypassed is not None:
+        return bypassed
+    weights, biases = tuple(layer.weight for layer in layers), tuple(layer.bias for layer in layers)
+    parameters = [p for p in (*weights, *biases) if p is not None]
+    if _twice(parameters):
+        return "a layer or a parameter stands in it twice, whose gradients would have to be added up"
+    kinds = {(p.dtype, p.device) for p in parameters}
+    if len(kinds) > 1 or weights[0].dtype not in (torch.float32, torch.float64):
+        return "its parameters are not all float32, or all float64, on one device"
+    return Perceptron(weights, biases, *found)
+
+
+def why_not_bypass(*modules: nn.Module) -> str | None:
+    """Why modules cannot be computed without calling them: a hook or a `forward` of their own; None where they can."""
+    if module_module._has_any_global_hook():
+        return "hooks of all modules are registered, which the closed form does not call"
+    for module in modules:
+        hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+        if any(hooks):
+            return f"a hook is registered on its {type(module).__name__}, which the closed form does not call"
+        if "forward" in vars(module):
+            return f"its {type(module).__name__} has a forward of its own, which the closed form does not call"
+    return None
+
+
+def _twice(parameters: list[Tensor]) -> bool:
+    return len({id(p) for p in parameters}) < len(parameters)
+
+
 def _described(module: nn.Module) -> tuple[str, float] | None:
     name = ACTIVATIONS.get(type(module))
     if isinstance(module, nn.LeakyReLU):
@@ -155,9 +188,3 @@ def _described(module: nn.Module) -> tuple[str, float] | None:
     if isinstance(module, nn.Softplus) and (module.beta, module.threshold) != (1, 20):
         return None
     return None if name is None else (name, 0.0)
-
-
-def _hooked(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
-from kantor_kernels.gradient_penalty.reference import of_gradients
+from kantor_kernels.gradient_penalty import reference
 
 
 class _WrittenOut(TorchFunctionMode):
@@ -144,11 +144,10 @@ def gradient_penalty(
         return critic(x) if conditions is None else critic(x, conditions)
 
     # The score of sample b depends on sample b alone, so the gradient of the sum holds every per-sample gradient.
-    if torch.compiler.is_compiling():
+    if reference.is_transformed():
         # Inside of one graph the compiler differentiates a gradient like anything else; its forward mode multiplies by
-        # matrices of zeros.
-        grad = torch.func.grad(lambda x: score(x).sum())(x_hat)
-        return of_gradients(grad, coefficient_B, target, one_sided)
+        # matrices of zeros. Transforms nest gradients, but not forward mode in all places.
+        return reference.gradient_penalty(critic, x_hat, conditions, coefficient_B, target, one_sided)
     random_state = _random_state(x_hat.device)
     point = x_hat.detach().requires_grad_()
     with torch.enable_grad():

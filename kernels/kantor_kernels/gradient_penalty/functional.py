@@ -9,8 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from kantor_kernels import backends
+from kantor_kernels.arguments import (
+    check_flags,
+    check_generator,
+    check_optional_tensors,
+    check_tensors,
+    finite_number,
+    given,
+)
 from kantor_kernels.backends import InModule
 from kantor_kernels.gradient_penalty import autograd, reference
+from kantor_kernels.samples import check_finite, check_shares, may_look
 
 
 class Points(NamedTuple):
@@ -19,7 +28,10 @@ class Points(NamedTuple):
     device: torch.device
 
 
-OPERATION = backends.register("gradient_penalty", InModule("torch", autograd), InModule("reference", reference))
+# The critic is the caller's, and so is its precision.
+OPERATION = backends.register(
+    "gradient_penalty", InModule("torch", autograd, autocast=True), InModule("reference", reference, autocast=True)
+)
 
 
 @overload
@@ -103,10 +115,19 @@ def gradient_penalty(
         The penalty, a scalar (float64 for float64 input, else float32), or (penalty, norms).
 
     Raises:
-        ValueError: shapes, dtypes or devices disagree, an empty batch, weights that are all zero, normalise=False
-            without weights, a critic that does not return one score a sample, an unknown backend.
+        TypeError: an argument of the wrong type.
+        ValueError: shapes, dtypes or devices disagree, an empty batch, weights that are all zero or not finite,
+            normalise=False without weights, eps outside of [0, 1] (looked at on CPUs), a critic that does not return
+            one score a sample, an unknown backend.
         NotImplementedError: a second derivative of the result was asked for.
     """
+    if not callable(critic):
+        raise TypeError(f"critic must be callable, got {given(critic)}; pass a module or a function of rows")
+    check_tensors(real=real, fake=fake)
+    check_optional_tensors(conditions=conditions, weights=weights, eps=eps)
+    check_flags(one_sided=one_sided, normalise=normalise, return_norms=return_norms)
+    check_generator(generator)
+    target = finite_number("target", target)
     chosen, _ = backends.choose(OPERATION, backend, Points(real.device))
     if real.shape != fake.shape or real.dtype != fake.dtype or real.device != fake.device:
         raise ValueError(
@@ -125,9 +146,7 @@ def gradient_penalty(
             raise ValueError(f"the critic must return ({len(x)},) or ({len(x)}, 1), got {tuple(score.shape)}")
         return score
 
-    penalty, norm_B = chosen.run(
-        "gradient_penalty", checked, x_hat, conditions, coefficient_B, float(target), one_sided
-    )
+    penalty, norm_B = chosen.run("gradient_penalty", checked, x_hat, conditions, coefficient_B, target, one_sided)
     return (penalty, norm_B.detach()) if return_norms else penalty
 
 
@@ -140,7 +159,8 @@ class GradientPenalty(nn.Module):
 
     def __init__(self, target: float = 1.0, one_sided: bool = False, *, backend: str = "auto") -> None:
         super().__init__()
-        self.target, self.one_sided, self.backend = float(target), one_sided, backend
+        check_flags(one_sided=one_sided)
+        self.target, self.one_sided, self.backend = finite_number("target", target), one_sided, backend
 
     def forward(
         self,
@@ -183,8 +203,9 @@ def _coefficients(real: Tensor, weights: Tensor | None, normalise: bool) -> Tens
     if not normalise:
         return weights
     total = weights.abs().sum()
-    if not torch.compiler.is_compiling() and not bool(total > 0):
-        raise ValueError("the weights are all zero: the penalty has no mean")
+    if may_look(total) and not bool((total > 0) & total.isfinite()):
+        check_finite("weights", weights)
+        raise ValueError("weights are all zero: the penalty has no mean; leave out such a batch")
     return weights.abs() / total
 
 
@@ -192,8 +213,10 @@ def _mixing(real: Tensor, eps: Tensor | None, generator: torch.Generator | None)
     if eps is None:
         device = real.device if generator is None else generator.device
         eps = torch.rand(len(real), generator=generator, device=device, dtype=torch.float32)
-    elif eps.numel() != len(real) or eps.shape[0] != len(real):
+    elif eps.numel() != len(real) or eps.shape[:1] != real.shape[:1]:
         raise ValueError(
             f"eps must hold one number per sample, ({len(real)},) or ({len(real)}, 1), got {tuple(eps.shape)}"
         )
+    else:
+        check_shares("eps", eps)
     return eps.detach().to(device=real.device, dtype=real.dtype).view(-1, *[1] * (real.ndim - 1))

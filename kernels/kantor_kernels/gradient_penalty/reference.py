@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from kantor_kernels import transforms
+
 
 def gradient_penalty(
     critic: Callable[..., Tensor],
@@ -20,11 +22,21 @@ def gradient_penalty(
     one_sided: bool,
 ) -> tuple[Tensor, Tensor]:
     """(sum_b c_b (|g_b| - target)^2, |g|), g the gradient of the critic's scalar by each sample of x_hat."""
+
+    def total(x: Tensor) -> Tensor:
+        return (critic(x) if conditions is None else critic(x, conditions)).sum()
+
+    if is_transformed():
+        return of_gradients(torch.func.grad(total)(x_hat), coefficient_B, target, one_sided)
     x_hat = x_hat.detach().requires_grad_()
     with torch.enable_grad():
-        score = critic(x_hat) if conditions is None else critic(x_hat, conditions)
-        (grad,) = torch.autograd.grad(score.sum(), x_hat, create_graph=True)
+        (grad,) = torch.autograd.grad(total(x_hat), x_hat, create_graph=True)
         return of_gradients(grad, coefficient_B, target, one_sided)
+
+
+def is_transformed() -> bool:
+    """Whether the call is compiled, or inside of a transform of `torch.func`, where gradients are transforms, too."""
+    return torch.compiler.is_compiling() or transforms.active()
 
 
 def of_gradients(grad: Tensor, coefficient_B: Tensor, target: float, one_sided: bool) -> tuple[Tensor, Tensor]:

@@ -11,25 +11,23 @@ So `potential` is differentiable twice. A third order raises NotImplementedError
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kantor_kernels import backends
+from kantor_kernels.transforms import with_derivatives
+
+_THIRD_ORDER = "kantor::pairwise_hvp: pairwise statistics are differentiable twice, a third order was asked for"
 
 
-def _run(backend: str, name: str, x_BND: Tensor, *args: Any) -> Any:
-    device = x_BND.device.type
-    if torch.is_autocast_enabled(device):
-        # Autocast would round the matrix products of distances to half precision.
-        with torch.autocast(device, enabled=False):
-            return backends.run("pairwise", backend, name, x_BND, *args)
-    return backends.run("pairwise", backend, name, x_BND, *args)
+_run = partial(backends.run, "pairwise")
 
 
 @torch.library.custom_op("kantor::pairwise_potential", mutates_args=())
-def potential(
+def _potential_operator(
     x_BND: Tensor,
     y_BMD: Tensor,
     b_BM: Tensor | None,
@@ -44,7 +42,7 @@ def potential(
 
 
 @torch.library.custom_op("kantor::pairwise_grad", mutates_args=())
-def grad(
+def _grad_operator(
     x_BND: Tensor,
     y_BMD: Tensor,
     b_BM: Tensor | None,
@@ -58,7 +56,7 @@ def grad(
 
 
 @torch.library.custom_op("kantor::pairwise_hvp", mutates_args=())
-def hvp(
+def _hvp_operator(
     x_BND: Tensor,
     y_BMD: Tensor,
     b_BM: Tensor | None,
@@ -74,7 +72,7 @@ def hvp(
 
 
 @torch.library.custom_op("kantor::pairwise_self", mutates_args=())
-def self_potential(
+def _self_operator(
     x_BND: Tensor,
     a_BN: Tensor | None,
     family: str,
@@ -97,7 +95,7 @@ def self_potential(
 
 
 @torch.library.custom_op("kantor::pairwise_mmd", mutates_args=())
-def mmd(
+def _mmd_operator(
     x_BND: Tensor,
     y_BMD: Tensor,
     a_BN: Tensor | None,
@@ -120,23 +118,23 @@ def mmd(
     return _run(backend, "mmd", x_BND, y_BMD, a_BN, b_BM, factor_B3, family, constants, *want)
 
 
-@potential.register_fake
+@_potential_operator.register_fake
 def _(x_BND, y_BMD, b_BM, family, constants, skip_diagonal, want_grad, backend):
     grad_BND = torch.empty_like(x_BND) if want_grad else x_BND.new_empty(0)
     return x_BND.new_empty(x_BND.shape[:2], dtype=torch.float64), grad_BND
 
 
-@grad.register_fake
+@_grad_operator.register_fake
 def _(x_BND, y_BMD, b_BM, family, constants, skip_diagonal, backend):
     return torch.empty_like(x_BND)
 
 
-@hvp.register_fake
+@_hvp_operator.register_fake
 def _(x_BND, y_BMD, b_BM, v_BND, w_BMD, family, constants, skip_diagonal, backend):
     return x_BND.new_empty(x_BND.shape[:2]), torch.empty_like(x_BND)
 
 
-@self_potential.register_fake
+@_self_operator.register_fake
 def _(x_BND, a_BN, family, constants, want_rows, want_grad, backend):
     grad_BND = torch.empty_like(x_BND) if want_grad else x_BND.new_empty(0)
     batch_rows = x_BND.shape[:2]
@@ -148,19 +146,22 @@ def _(x_BND, a_BN, family, constants, want_rows, want_grad, backend):
     )
 
 
-@mmd.register_fake
+@_mmd_operator.register_fake
 def _(x_BND, y_BMD, a_BN, b_BM, factor_B3, family, constants, want, backend):
     by_x = torch.empty_like(x_BND) if want[1] else x_BND.new_empty(0)
     by_y = torch.empty_like(y_BMD) if want[2] else y_BMD.new_empty(0)
     return factor_B3.new_empty(x_BND.shape[:1]), by_x, by_y
 
 
-def _potential_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+Saved = Sequence[Any]  # a tensor or None each
+
+
+def _potential_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> Saved:
     x_BND, y_BMD, b_BM, family, constants, skip_diagonal, want_grad, backend = inputs
-    ctx.save_for_backward(x_BND, y_BMD, b_BM, output[1] if want_grad else None)
     ctx.setting = family, constants, skip_diagonal
     ctx.backend = backend
     ctx.mark_non_differentiable(output[1])
+    return x_BND, y_BMD, b_BM, output[1] if want_grad else None
 
 
 def _potential_backward(ctx: Any, s_BN: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -182,10 +183,23 @@ def _potential_backward(ctx: Any, s_BN: Tensor, _: Tensor | None) -> tuple[Tenso
     return by_x, by_y, by_b, None, None, None, None, None
 
 
-def _grad_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x_BND, y_BMD, b_BM, family, constants, skip_diagonal, backend = inputs
-    ctx.save_for_backward(x_BND, y_BMD, b_BM)
-    ctx.setting = family, constants, skip_diagonal, backend
+def _potential_forward(ctx: Any, saved: Saved, *tangents: Tensor | None) -> tuple[Tensor, None]:
+    x_BND, y_BMD, b_BM, _ = saved
+    v_BND, w_BMD, b_tangent_BM, *_ = tangents
+    total_BN = x_BND.new_zeros(x_BND.shape[:2], dtype=torch.float64)
+    if w_BMD is not None:
+        total_BN = total_BN + hvp(x_BND, y_BMD, b_BM, v_BND, w_BMD, *ctx.setting, ctx.backend)[0]
+    elif v_BND is not None:
+        # Unlike `hvp`, this can be differentiated again.
+        total_BN = total_BN + (v_BND * grad(x_BND, y_BMD, b_BM, *ctx.setting, ctx.backend)).sum(-1)
+    if b_tangent_BM is not None:
+        total_BN = total_BN + potential(x_BND, y_BMD, b_tangent_BM, *ctx.setting, False, ctx.backend)[0]
+    return total_BN, None
+
+
+def _grad_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Saved:
+    ctx.setting = inputs[3:]
+    return inputs[:3]
 
 
 def _grad_backward(ctx: Any, v_BND: Tensor) -> tuple[Tensor | None, ...]:
@@ -201,70 +215,137 @@ def _grad_backward(ctx: Any, v_BND: Tensor) -> tuple[Tensor | None, ...]:
     return by_x, by_y, by_b, None, None, None, None
 
 
-def _hvp_backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-    raise NotImplementedError(
-        "kantor::pairwise_hvp: pairwise statistics are differentiable twice, a third order was asked for"
-    )
+def _grad_forward(ctx: Any, saved: Saved, *tangents: Tensor | None) -> Tensor:
+    x_BND, y_BMD, b_BM = saved
+    v_BND, w_BMD, b_tangent_BM, *_ = tangents
+    total_BND = torch.zeros_like(x_BND)
+    if v_BND is not None or w_BMD is not None:
+        total_BND = total_BND + hvp(x_BND, y_BMD, b_BM, v_BND, w_BMD, *ctx.setting)[1]
+    if b_tangent_BM is not None:
+        total_BND = total_BND + grad(x_BND, y_BMD, b_tangent_BM, *ctx.setting)
+    return total_BND
 
 
-def _self_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x_BND, a_BN, family, constants, _, want_grad, backend = inputs
-    ctx.save_for_backward(x_BND, a_BN, output[1], output[2] if want_grad else None)
-    ctx.setting = family, constants
+def _hvp_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> Saved:
+    ctx.setting = inputs[5:]
+    ctx.set_materialize_grads(False)
+    return inputs[:5]
+
+
+def _hvp_backward(ctx: Any, s_BN: Tensor | None, bend_BND: Tensor | None) -> tuple[Tensor | None, ...]:
+    """With T = sum_i s_i dU_i, again symmetric in x and y: dT/dx = s dG(x, y, b; v, w), dT/db = dU(y, x, s; w, v)."""
+    if bend_BND is not None:
+        raise NotImplementedError(_THIRD_ORDER)
+    if s_BN is None:
+        return (None,) * 9
+    x_BND, y_BMD, b_BM, v_BND, w_BMD = ctx.saved_tensors
+    by_x = by_y = by_b = by_v = by_w = None
+    if ctx.needs_input_grad[0]:
+        by_x = s_BN.unsqueeze(-1) * hvp(x_BND, y_BMD, b_BM, v_BND, w_BMD, *ctx.setting)[1]
+    if ctx.needs_input_grad[1] or (b_BM is not None and ctx.needs_input_grad[2]):
+        turn_BM, by_y = hvp(y_BMD, x_BND, s_BN, w_BMD, v_BND, *ctx.setting)
+        by_y = by_y if b_BM is None else b_BM.unsqueeze(-1) * by_y
+        by_b = None if b_BM is None else turn_BM
+    if v_BND is not None and ctx.needs_input_grad[3]:
+        by_v = s_BN.unsqueeze(-1) * grad(x_BND, y_BMD, b_BM, *ctx.setting)
+    if w_BMD is not None and ctx.needs_input_grad[4]:
+        by_w = grad(y_BMD, x_BND, s_BN, *ctx.setting)
+        by_w = by_w if b_BM is None else b_BM.unsqueeze(-1) * by_w
+    return by_x, by_y, by_b, by_v, by_w, None, None, None, None
+
+
+def _hvp_forward(ctx: Any, saved: Saved, *tangents: Tensor | None) -> tuple[Tensor, ...]:
+    raise NotImplementedError(_THIRD_ORDER)
+
+
+def _self_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> Saved:
+    x_BND, a_BN, family, constants, want_rows, want_grad, backend = inputs
+    ctx.setting = family, constants, True
     ctx.backend = backend
     ctx.mark_non_differentiable(output[1], output[2])
+    return x_BND, a_BN, output[1] if want_rows else None, output[2] if want_grad else None
 
 
 def _self_backward(ctx: Any, scale_B: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     x_BND, a_BN, value_BN, grad_BND = ctx.saved_tensors
-    family, constants = ctx.setting
     again = torch.is_grad_enabled()
     by_x = by_a = None
     factor_BN = (2 * scale_B).unsqueeze(-1).to(x_BND.dtype)
     if ctx.needs_input_grad[0]:
         if grad_BND is None or again:
-            grad_BND = grad(x_BND, x_BND, a_BN, family, constants, True, ctx.backend)
+            grad_BND = grad(x_BND, x_BND, a_BN, *ctx.setting, ctx.backend)
         row_BN = factor_BN if a_BN is None else factor_BN * a_BN
         by_x = row_BN.unsqueeze(-1) * grad_BND
     if a_BN is not None and ctx.needs_input_grad[1]:
-        if again:
-            value_BN = potential(x_BND, x_BND, a_BN, family, constants, True, False, ctx.backend)[0]
+        if value_BN is None or again:
+            value_BN = potential(x_BND, x_BND, a_BN, *ctx.setting, False, ctx.backend)[0]
         by_a = (factor_BN * value_BN).to(a_BN.dtype)
     return by_x, by_a, None, None, None, None, None
 
 
-def _mmd_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _self_forward(ctx: Any, saved: Saved, *tangents: Tensor | None) -> tuple[Tensor, None, None]:
+    x_BND, a_BN, *_ = saved
+    v_BND, a_tangent_BN, *_ = tangents
+    total_BN = x_BND.new_zeros(x_BND.shape[:2], dtype=torch.float64)
+    if v_BND is not None:
+        along_BN = (v_BND * grad(x_BND, x_BND, a_BN, *ctx.setting, ctx.backend)).sum(-1)
+        total_BN = total_BN + 2 * (along_BN if a_BN is None else a_BN * along_BN)
+    if a_tangent_BN is not None:
+        value_BN = potential(x_BND, x_BND, a_BN, *ctx.setting, False, ctx.backend)[0]
+        total_BN = total_BN + 2 * a_tangent_BN * value_BN
+    return total_BN.sum(-1), None, None
+
+
+def _mmd_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> Saved:
     *tensors, family, constants, want, backend = inputs
-    ctx.save_for_backward(*tensors, *output[1:])
     ctx.setting = family, constants
     ctx.want_yy, ctx.backend = want[0], backend
     ctx.mark_non_differentiable(output[1], output[2])
+    return *tensors, *(slope if wanted else None for slope, wanted in zip(output[1:], want[1:], strict=True))
+
+
+def _mmd_slopes(ctx: Any, saved: Saved, by_x: bool, by_y: bool) -> tuple[Any, Any]:
+    """The gradients of Q by the samples that are asked for, made of operators that can be differentiated."""
+    x_BND, y_BMD, a_BN, b_BM, factor_B3, *_ = saved
+    twice_3B11 = (2 * factor_B3.mT).to(x_BND.dtype)[..., None, None]
+
+    def slope(z: Tensor, w: Tensor | None, other: Tensor, v: Tensor | None, own: Tensor | None) -> Tensor:
+        total = -twice_3B11[1] * grad(z, other, v, *ctx.setting, False, ctx.backend)
+        if own is not None:
+            total = total + own * grad(z, z, w, *ctx.setting, True, ctx.backend)
+        return total if w is None else w.unsqueeze(-1) * total
+
+    return (
+        slope(x_BND, a_BN, y_BMD, b_BM, twice_3B11[0]) if by_x else None,
+        slope(y_BMD, b_BM, x_BND, a_BN, twice_3B11[2] if ctx.want_yy else None) if by_y else None,
+    )
 
 
 def _mmd_backward(ctx: Any, scale_B: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    x_BND, y_BMD, a_BN, b_BM, factor_B3, by_x, by_y = ctx.saved_tensors
-    if torch.is_grad_enabled():
-        # As in `_potential_backward`; the closed form of the gradient is made of operators that can be differentiated.
-        twice_3B11 = (2 * factor_B3.mT).to(x_BND.dtype)[..., None, None]
-
-        def slope(z: Tensor, w: Tensor | None, other: Tensor, v: Tensor | None, own: Tensor | None) -> Tensor:
-            total = -twice_3B11[1] * grad(z, other, v, *ctx.setting, False, ctx.backend)
-            if own is not None:
-                total = total + own * grad(z, z, w, *ctx.setting, True, ctx.backend)
-            return total if w is None else w.unsqueeze(-1) * total
-
-        if ctx.needs_input_grad[0]:
-            by_x = slope(x_BND, a_BN, y_BMD, b_BM, twice_3B11[0])
-        if ctx.needs_input_grad[1]:
-            by_y = slope(y_BMD, b_BM, x_BND, a_BN, twice_3B11[2] if ctx.want_yy else None)
+    saved: Saved = ctx.saved_tensors
+    x_BND, by_x, by_y = saved[0], saved[-2], saved[-1]
+    wanted = ctx.needs_input_grad[:2]
+    # As in `_potential_backward`.
+    if torch.is_grad_enabled() or (wanted[0] and by_x is None) or (wanted[1] and by_y is None):
+        by_x, by_y = _mmd_slopes(ctx, saved, *wanted)
     scale_B11 = scale_B.to(x_BND.dtype)[:, None, None]
-    by_x = scale_B11 * by_x if ctx.needs_input_grad[0] else None
-    by_y = scale_B11 * by_y if ctx.needs_input_grad[1] else None
+    by_x = scale_B11 * by_x if wanted[0] else None
+    by_y = scale_B11 * by_y if wanted[1] else None
     return by_x, by_y, *[None] * 7
 
 
-potential.register_autograd(_potential_backward, setup_context=_potential_context)
-grad.register_autograd(_grad_backward, setup_context=_grad_context)
-hvp.register_autograd(_hvp_backward)
-self_potential.register_autograd(_self_backward, setup_context=_self_context)
-mmd.register_autograd(_mmd_backward, setup_context=_mmd_context)
+def _mmd_forward(ctx: Any, saved: Saved, *tangents: Tensor | None) -> tuple[Tensor, None, None]:
+    x_BND, *_ = saved
+    along = tangents[:2]
+    total_B = x_BND.new_zeros(len(x_BND), dtype=torch.float64)
+    for tangent, slope in zip(along, _mmd_slopes(ctx, saved, *(v is not None for v in along)), strict=True):
+        if tangent is not None:
+            total_B = total_B + (tangent * slope).sum((-2, -1), dtype=torch.float64)
+    return total_B, None, None
+
+
+potential = with_derivatives(_potential_operator, _potential_context, _potential_backward, _potential_forward)
+grad = with_derivatives(_grad_operator, _grad_context, _grad_backward, _grad_forward)
+hvp = with_derivatives(_hvp_operator, _hvp_context, _hvp_backward, _hvp_forward)
+self_potential = with_derivatives(_self_operator, _self_context, _self_backward, _self_forward)
+mmd = with_derivatives(_mmd_operator, _mmd_context, _mmd_backward, _mmd_forward)

@@ -439,7 +439,7 @@ def _profile(source: _Source, depth: int, family: str, count: int) -> None:
         source(depth, "k = -h", "p = -q")
         return
     if family == _POWER:
-        source(depth, "q = max(t, tiny)", "e = np.exp(c0 * np.log(q)) if t > tiny else zero")
+        source(depth, "q = max(t, tiny)", "e = zero if t <= tiny else np.exp(c0 * np.log(q))")
         source(depth, "k = -e", "p = -(c0 + c0) * e / q")
         return
     source(depth, "k = zero", "p = zero")

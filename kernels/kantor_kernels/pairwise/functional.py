@@ -5,18 +5,27 @@ Shapes: `...` batch (equal for all arguments), N rows of x, M rows of y, D featu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from kantor_kernels import backends
+from kantor_kernels.arguments import check_flags, check_generator, check_tensors, instance
 from kantor_kernels.backends import Backend, Explanation, InModule
-from kantor_kernels.pairwise import autograd, reference, slope, tiled
+from kantor_kernels.pairwise import autograd, line, reference, slope, tiled
 from kantor_kernels.pairwise.constants import on_device
 from kantor_kernels.pairwise.kernels import Energy, Gaussian, Kernel, median_distance
-from kantor_kernels.samples import Sample, may_look, prepare, prepare_pair, result_dtype, wants_gradient
+from kantor_kernels.samples import (
+    Sample,
+    check_options,
+    may_look,
+    prepare,
+    prepare_pair,
+    result_dtype,
+    wants_gradient,
+)
 
 # Of the matrix products in `triton_products.py`, which cannot be imported where Triton is missing.
 TRITON_FEATURES = 256
@@ -82,15 +91,12 @@ def mmd(
         (...), float32, or float64 for float64 input; not a square root, never clamped.
 
     Raises:
-        ValueError: as `energy_distance`.
+        TypeError, ValueError: as `energy_distance`; a kernel that is none.
     """
-    kernel = Gaussian("median") if kernel is None else kernel
+    kernel = _checked(kernel, Gaussian("median"))
+    check_generator(generator)
     sample_x, sample_y = prepare_pair(x, y, weight_x, weight_y, precision, estimator)
-    if yy is not None:
-        if getattr(kernel, "bandwidths", None) == "median":
-            raise ValueError("yy cannot be reused with a median bandwidth: it depends on x")
-        if yy.shape != x.shape[:-2]:
-            raise ValueError(f"yy must have the batch shape {tuple(x.shape[:-2])}, got {tuple(yy.shape)}")
+    _check_yy(yy, x, kernel)
     chosen, _ = _choose(backend, sample_x, kernel)
     out = result_dtype(x)
     if chosen.name == "reference":
@@ -144,9 +150,11 @@ def kernel_potential(
         (..., N), float32, or float64 for float64 input; differentiable twice in x, y, weights and bandwidths.
 
     Raises:
-        ValueError: as `energy_distance`.
+        TypeError, ValueError: as `mmd`.
     """
-    kernel = Energy() if kernel is None else kernel
+    kernel = _checked(kernel, Energy())
+    check_flags(normalise=normalise, skip_diagonal=skip_diagonal)
+    check_generator(generator)
     sample_x, sample_y = prepare_pair(x, y, None, weight_y, precision, "v", normalise)
     chosen, _ = _choose(backend, sample_x, kernel)
     out = result_dtype(x)
@@ -202,10 +210,11 @@ def kernel_slope(
         (..., N, D), float32, or float64 for float64 input; with "torch" differentiable once.
 
     Raises:
-        ValueError: as `energy_distance`; a kernel that is not radial, a tensor or median bandwidth.
+        TypeError, ValueError: as `mmd`; a kernel that is not radial, a tensor or median bandwidth.
         NotImplementedError: a second derivative of the result was asked for (with "torch").
     """
-    kernel = Energy() if kernel is None else kernel
+    kernel = _checked(kernel, Energy())
+    check_flags(normalise=normalise, skip_diagonal=skip_diagonal)
     if not kernel.radial or isinstance(getattr(kernel, "bandwidths", None), str | Tensor):
         raise ValueError(f"kernel_slope is for radial kernels whose bandwidths are numbers, got {kernel}")
     sample_x, sample_y = prepare_pair(x, y, None, weight_y, precision, "v", normalise)
@@ -251,9 +260,10 @@ def self_energy(
         (...), always float64, so that a difference of two of them keeps its digits.
 
     Raises:
-        ValueError: as `energy_distance`.
+        TypeError, ValueError: as `mmd`.
     """
-    kernel = Energy() if kernel is None else kernel
+    kernel = _checked(kernel, Energy())
+    check_generator(generator)
     sample = prepare("y", y, weight_y, precision, estimator)
     chosen, _ = _choose(backend, sample, kernel)
     if chosen.name == "reference":
@@ -279,16 +289,19 @@ def explain(
         x, y: tensors; where they require gradients, the passes of one backward are counted.
 
     Returns:
-        An `Explanation`: backend, reason, passes, pairs, peak bytes.
+        An `Explanation`: backend, reason, passes, pairs, peak bytes. On a line, which is sorted, there are no pairs.
 
     Raises:
-        ValueError: as `energy_distance`.
+        TypeError, ValueError: as `mmd`.
     """
-    kernel = Energy() if kernel is None else kernel
+    kernel = _checked(kernel, Energy())
     sample_x, sample_y = prepare_pair(x, y, None, None, "auto", "v")
+    _check_yy(yy, x, kernel)
     chosen, reason = _choose(backend, sample_x, kernel)
     batch, n, d = sample_x.flat.shape
     m = sample_y.flat.shape[1]
+    if chosen.name != "reference" and kernel.family == "energy" and line.applies(d, kernel.family, kernel.constants):
+        return Explanation(chosen.name, f"{reason}; sorted", 0, 0, batch * (n + m) * line.BYTES_PER_ROW)
     bandwidths = getattr(kernel, "bandwidths", None)
     terms = bandwidths.numel() if isinstance(bandwidths, Tensor) else 1
     cross = 2 if y.requires_grad else 1
@@ -305,9 +318,14 @@ def explain(
 class MMDLoss(nn.Module):
     """`mmd` (squared) as a module; arguments as there.
 
+    A bandwidth that is an `nn.Parameter` is the module's parameter `bandwidths`, another tensor its buffer, which is
+    not saved: both move with the module.
+
     Args:
         kernel, estimator, precision, backend: keyword arguments of `mmd`.
     """
+
+    bandwidths: Tensor | None
 
     def __init__(
         self,
@@ -318,7 +336,13 @@ class MMDLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        self.kernel = Gaussian("median") if kernel is None else kernel
+        check_options(estimator, precision)
+        self.kernel = _checked(kernel, Gaussian("median"))
+        bandwidths = getattr(self.kernel, "bandwidths", None)
+        if isinstance(bandwidths, nn.Parameter):
+            self.register_parameter("bandwidths", bandwidths)
+        else:
+            self.register_buffer("bandwidths", bandwidths if isinstance(bandwidths, Tensor) else None, persistent=False)
         self.estimator, self.precision, self.backend = estimator, precision, backend
 
     def forward(
@@ -330,12 +354,13 @@ class MMDLoss(nn.Module):
         yy: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
+        kernel: Any = self.kernel
         return mmd(
             x,
             y,
             weight_x,
             weight_y,
-            kernel=self.kernel,
+            kernel=kernel if self.bandwidths is None else replace(kernel, bandwidths=self.bandwidths),
             estimator=self.estimator,
             yy=yy,
             precision=self.precision,
@@ -345,6 +370,23 @@ class MMDLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return f"kernel={self.kernel}, estimator={self.estimator!r}"
+
+
+def _checked(kernel: object, default: Kernel) -> Kernel:
+    return default if kernel is None else instance("kernel", kernel, Kernel, "Gaussian(1.0)")
+
+
+def _check_yy(yy: Tensor | None, x: Tensor, kernel: Kernel) -> None:
+    if yy is None:
+        return
+    check_tensors(yy=yy)
+    if isinstance(getattr(kernel, "bandwidths", None), str):
+        raise ValueError("yy cannot be reused with a median bandwidth: it depends on x; pass a number as bandwidth")
+    if yy.shape != x.shape[:-2] or yy.device != x.device or not yy.is_floating_point():
+        raise ValueError(
+            f"yy must have the batch shape {tuple(x.shape[:-2])}, floating on {x.device}, got {tuple(yy.shape)} "
+            f"{yy.dtype} on {yy.device}; make it with self_energy(y, ...)"
+        )
 
 
 @dataclass(frozen=True)
@@ -367,9 +409,11 @@ def _terms(kernel: Kernel, x_BND: Tensor, y_BMD: Tensor | None, generator: torch
         scale_KB = median_distance(x_BND, y_BMD, generator).unsqueeze(0)
     elif isinstance(bandwidths, Tensor):
         if bandwidths.device != x_BND.device:
-            raise ValueError(f"the bandwidths are on {bandwidths.device}, the points on {x_BND.device}")
+            raise ValueError(
+                f"bandwidths must be on {x_BND.device} as the points, got {bandwidths.device}; move them there"
+            )
         if may_look(bandwidths) and not bool((bandwidths > 0).all()):
-            raise ValueError(f"bandwidths must be positive, got {bandwidths.tolist()}")
+            raise ValueError(f"bandwidths must be positive, got {bandwidths.tolist()}; clamp or exponentiate them")
         scale_KB = bandwidths.reshape(-1, 1).to(x_BND.dtype)
     else:
         return [_Term(x_BND, other_BMD, kernel.family, kernel.constants, 1.0, diagonal)]

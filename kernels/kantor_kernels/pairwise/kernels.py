@@ -13,8 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from kantor_kernels.arguments import finite_number, number
+from kantor_kernels.samples import may_look
 
 Bandwidths = float | Sequence[float] | Tensor | str
 
@@ -50,6 +54,7 @@ class Energy(Kernel):
         exponent: in (0, 2); 1 gives the energy distance proper.
 
     Raises:
+        TypeError: the exponent is no number, or is to be differentiated by.
         ValueError: the exponent is not in (0, 2).
     """
 
@@ -57,7 +62,7 @@ class Energy(Kernel):
     family: ClassVar[str] = "energy"
 
     def __post_init__(self) -> None:
-        if not 0.0 < float(self.exponent) < 2.0:
+        if not 0.0 < number("exponent", self.exponent) < 2.0:
             raise ValueError(f"Energy: the exponent must be in (0, 2), got {self.exponent}")
 
     @property
@@ -84,7 +89,7 @@ class _Scaled(Kernel):
             if bandwidths.ndim > 1 or bandwidths.numel() == 0 or not bandwidths.is_floating_point():
                 raise ValueError(f"{name}: a bandwidth tensor must be floating and of shape () or (K,)")
         else:
-            values = _floats(bandwidths)
+            values = _floats("bandwidths", bandwidths)
             if not values or not all(0.0 < value < math.inf for value in values):
                 raise ValueError(f"{name}: bandwidths must be positive and finite, got {self.bandwidths}")
 
@@ -92,7 +97,7 @@ class _Scaled(Kernel):
     def constants(self) -> tuple[float, ...]:
         if isinstance(self.bandwidths, str | Tensor):
             raise TypeError(f"{type(self).__name__}: a tensor or median bandwidth has no constants")
-        return _floats(self.bandwidths)
+        return _floats("bandwidths", self.bandwidths)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +111,7 @@ class Gaussian(_Scaled):
             the median distance among at most 2,000 rows of the joined sample, detached.
 
     Raises:
+        TypeError: a bandwidth is no number.
         ValueError: a bandwidth is not positive, or the string is not "median".
     """
 
@@ -144,6 +150,7 @@ class RationalQuadratic(Kernel):
         alphas: a positive number or several.
 
     Raises:
+        TypeError: an alpha is no number, or is to be differentiated by.
         ValueError: an alpha is not positive.
     """
 
@@ -151,13 +158,13 @@ class RationalQuadratic(Kernel):
     family: ClassVar[str] = "rational_quadratic"
 
     def __post_init__(self) -> None:
-        values = _floats(self.alphas)
+        values = _floats("alphas", self.alphas)
         if not values or not all(0.0 < value < math.inf for value in values):
             raise ValueError(f"RationalQuadratic: alphas must be positive and finite, got {self.alphas}")
 
     @property
     def constants(self) -> tuple[float, ...]:
-        return _floats(self.alphas)
+        return _floats("alphas", self.alphas)
 
 
 @dataclass(frozen=True)
@@ -171,7 +178,8 @@ class Polynomial(Kernel):
         offset: c.
 
     Raises:
-        ValueError: the degree is not a positive integer.
+        TypeError: degree or offset is no number.
+        ValueError: the degree is not a positive integer, or the offset is not finite.
     """
 
     degree: int = 3
@@ -179,7 +187,8 @@ class Polynomial(Kernel):
     family: ClassVar[str] = "polynomial"
 
     def __post_init__(self) -> None:
-        if int(self.degree) != self.degree or self.degree < 1:
+        finite_number("offset", self.offset)
+        if not finite_number("degree", self.degree).is_integer() or self.degree < 1:
             raise ValueError(f"Polynomial: the degree must be a positive integer, got {self.degree}")
 
     @property
@@ -195,10 +204,10 @@ class Polynomial(Kernel):
         return (float(self.degree), float(self.offset))
 
 
-def _floats(values: float | Sequence[float]) -> tuple[float, ...]:
-    if isinstance(values, Sequence):
-        return tuple(float(value) for value in values)
-    return (float(values),)
+def _floats(name: str, values: float | Sequence[float]) -> tuple[float, ...]:
+    if isinstance(values, Sequence | np.ndarray) and not isinstance(values, str):
+        return tuple(number(name, value) for value in values)
+    return (number(name, values),)
 
 
 def median_distance(
@@ -224,6 +233,6 @@ def median_distance(
     if joined_BKD.shape[1] < 2:
         raise ValueError("a median bandwidth needs at least two rows")
     median_B = torch.stack([torch.pdist(sample.contiguous()).median() for sample in joined_BKD])
-    if not torch.compiler.is_compiling() and not bool(((median_B > 0) & median_B.isfinite()).all()):
+    if may_look(median_B) and not bool(((median_B > 0) & median_B.isfinite()).all()):
         raise ValueError(f"the median distance {median_B.tolist()} cannot serve as a bandwidth; pass a number")
     return median_B

@@ -17,6 +17,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Bytes beside the points that sorting takes for each row, at most: sorted copies, their order and running sums.
+BYTES_PER_ROW = 220
+
 
 def applies(d: int, family: str, constants: object) -> bool:
     """Whether the sums of this kernel on D features can be taken by sorting."""

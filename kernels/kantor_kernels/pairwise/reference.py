@@ -27,11 +27,12 @@ def kernel_matrix(x_ND: Tensor, y_MD: Tensor, kernel: Kernel) -> Tensor:
         return (x_ND @ y_MD.mT / x_ND.shape[-1] + kernel.offset) ** int(kernel.degree)
     delta_NMD = x_ND.unsqueeze(-2) - y_MD.unsqueeze(-3)
     d2_NM = delta_NMD.square().sum(-1)
-    apart_NM = d2_NM > 0
+    # So that a NaN is not taken for coincidence.
+    together_NM = d2_NM == 0
     # The inner `where` keeps the root's infinite slope at 0 out of the backward pass.
-    d_NM = torch.where(apart_NM, torch.where(apart_NM, d2_NM, 1.0).sqrt(), 0.0)
+    d_NM = torch.where(together_NM, 0.0, torch.where(together_NM, 1.0, d2_NM).sqrt())
     if isinstance(kernel, Energy):
-        return -torch.where(apart_NM, torch.where(apart_NM, d_NM, 1.0) ** kernel.exponent, 0.0)
+        return -torch.where(together_NM, 0.0, torch.where(together_NM, 1.0, d_NM) ** kernel.exponent)
     if isinstance(kernel, RationalQuadratic):
         return torch.stack([(1 + d2_NM / (2 * a)) ** -a for a in kernel.constants]).mean(0)
     assert isinstance(kernel, Gaussian | Laplacian | InverseMultiquadric)
@@ -63,13 +64,12 @@ def kernel_slope(
     x_ND: Tensor, y_MD: Tensor, weight_M: Tensor | None, kernel: Kernel, normalise: bool, skip_diagonal: bool
 ) -> Tensor:
     """The derivative of `kernel_potential` by x, (..., N, D)."""
-    x_ND = x_ND if x_ND.requires_grad else x_ND.detach().requires_grad_()
-    recorded = torch.is_grad_enabled()
-    with torch.enable_grad():
+
+    def total(x_ND: Tensor) -> Tensor:
         # No row's potential depends on another row of x.
-        total = kernel_potential(x_ND, y_MD, weight_M, kernel, normalise, skip_diagonal).sum()
-        (slope_ND,) = torch.autograd.grad(total, x_ND, create_graph=recorded)
-    return slope_ND
+        return kernel_potential(x_ND, y_MD, weight_M, kernel, normalise, skip_diagonal).sum()
+
+    return torch.func.grad(total)(x_ND)
 
 
 def self_energy(y_MD: Tensor, weight_M: Tensor | None, kernel: Kernel, estimator: str) -> Tensor:

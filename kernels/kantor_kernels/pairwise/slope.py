@@ -22,15 +22,13 @@ def kernel_slope(x_ND: Tensor, y_MD: Tensor, weight_M: Tensor | None, kernel: Ke
     x_ND, y_MD = x_ND - centre_D, y_MD - centre_D
 
     def rows(x_TD: Tensor, first: int) -> Tensor:
-        # Autocast would round the product below to half precision.
-        with torch.autocast(x_TD.device.type, enabled=False):
-            distance_TM = torch.cdist(x_TD, y_MD, compute_mode="donot_use_mm_for_euclid_dist")
-            slope_TM = slope_over_distance(distance_TM, kernel)
-            slope_TM = slope_TM if weight_M is None else weight_M * slope_TM
-            on_diagonal = max(0, min(len(x_TD), len(y_MD) - first))
-            if skip_diagonal and on_diagonal:
-                slope_TM = torch.diagonal_scatter(slope_TM, x_TD.new_zeros(on_diagonal), first)
-            return x_TD * slope_TM.sum(1, keepdim=True) - slope_TM @ y_MD
+        distance_TM = torch.cdist(x_TD, y_MD, compute_mode="donot_use_mm_for_euclid_dist")
+        slope_TM = slope_over_distance(distance_TM, kernel)
+        slope_TM = slope_TM if weight_M is None else weight_M * slope_TM
+        on_diagonal = max(0, min(len(x_TD), len(y_MD) - first))
+        if skip_diagonal and on_diagonal:
+            slope_TM = torch.diagonal_scatter(slope_TM, x_TD.new_zeros(on_diagonal), first)
+        return x_TD * slope_TM.sum(1, keepdim=True) - slope_TM @ y_MD
 
     tile = max(1, PAIRS // len(y_MD))
     if len(x_ND) <= tile:
@@ -42,13 +40,13 @@ def kernel_slope(x_ND: Tensor, y_MD: Tensor, weight_M: Tensor | None, kernel: Ke
 
 def slope_over_distance(d: Tensor, kernel: Kernel) -> Tensor:
     """k'(d) / d of a radial kernel, and 0 where it has a kink at d = 0."""
-    apart = d > 0
-    inverse = torch.where(apart, 1 / torch.where(apart, d, 1.0), 0.0)
+    together = d == 0
+    inverse = torch.where(together, 0.0, 1 / torch.where(together, 1.0, d))
     match kernel:
         case Energy(exponent=1.0):
             return -inverse
         case Energy():
-            power = torch.where(apart, d, 1.0) ** (kernel.exponent - 1)
+            power = torch.where(together, 1.0, d) ** (kernel.exponent - 1)
             return -kernel.exponent * power * inverse
         case Gaussian():
             terms = [-torch.exp(-d.square() / (2 * s * s)) / (s * s) for s in kernel.constants]

@@ -292,9 +292,13 @@ def polynomial_profile(u: Tensor, degree: int, order: int) -> tuple[Tensor, Tens
     return u**degree, slope, curve
 
 
+def _together(d2: Tensor) -> Tensor:
+    """Whether points coincide, as far as their dtype can tell; a NaN does not."""
+    return d2 <= (1e-36 if d2.dtype == torch.float32 else 1e-200)
+
+
 def _inverse_distance(d2: Tensor) -> Tensor:
-    tiny = 1e-36 if d2.dtype == torch.float32 else 1e-200
-    return torch.where(d2 > tiny, d2.clamp_min(tiny).rsqrt(), 0.0)
+    return torch.where(_together(d2), 0.0, d2.rsqrt())
 
 
 def _energy(d2: Tensor, exponent: float, order: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -302,8 +306,7 @@ def _energy(d2: Tensor, exponent: float, order: int) -> tuple[Tensor, Tensor | N
     if exponent == 1.0:
         k, p = -d2 * r, -r if order > 0 else None
         return k, p, r * r * r if order > 1 else None
-    apart = r > 0
-    power = torch.where(apart, torch.where(apart, d2, 1.0) ** (exponent / 2), 0.0)
+    power = torch.where(_together(d2), 0.0, d2 ** (exponent / 2))
     p = -exponent * power * r * r if order > 0 else None
     q = exponent * (2 - exponent) * power * r**4 if order > 1 else None
     return -power, p, q

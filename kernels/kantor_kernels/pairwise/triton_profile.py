@@ -38,7 +38,10 @@ def profile(t, scale_ptr, FAMILY: tl.constexpr, COUNT: tl.constexpr, TINY: tl.co
         p = -q
     elif FAMILY == "energy_power":
         half = tl.load(scale_ptr)
-        e = tl.where(t > TINY, tl.exp(half * tl.log(apart)), 0.0)
+        # The larger of a NaN and a number is the number: a NaN has to be kept by a comparison.
+        together = t <= TINY
+        apart = tl.where(together, 1.0, t)
+        e = tl.where(together, 0.0, tl.exp(half * tl.log(apart)))
         k = -e
         p = -2.0 * half * e / apart
     else:

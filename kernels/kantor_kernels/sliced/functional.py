@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from kantor_kernels import backends
+from kantor_kernels.arguments import check_flags, check_generator, whole_number
 from kantor_kernels.backends import InModule
-from kantor_kernels.samples import Sample, prepare_pair, result_dtype, wants_gradient
+from kantor_kernels.samples import Sample, may_be_differentiated, prepare_pair, result_dtype
 from kantor_kernels.sliced import autograd, reference, tiled
 
 SLICES = 64
@@ -103,16 +104,18 @@ def sliced_energy_distance(
         (...), float32, or float64 for float64 input; or (estimate, standard error).
 
     Raises:
-        ValueError: as `energy_distance`; n_slices < 1; an error asked for of fewer than two groups of directions.
+        TypeError, ValueError: as `energy_distance`; n_slices < 1; an error asked for of fewer than two groups of
+            directions.
         NotImplementedError: a second derivative was asked for.
     """
     sample_x, sample_y = prepare_pair(x, y, weight_x, weight_y, precision, estimator)
-    count = SLICES if n_slices is None else n_slices
-    if count < 1:
-        raise ValueError(f"n_slices must be at least 1, got {count}")
+    count = SLICES if n_slices is None else whole_number("n_slices", n_slices)
+    check_flags(return_error=return_error)
+    check_generator(generator)
     d = x.shape[-1]
     if orthogonal is None:
         orthogonal = count >= 2 * d
+    check_flags(orthogonal=orthogonal)
     group = d if orthogonal else 1
     if return_error and count <= group:
         raise ValueError(f"a standard error needs two groups of directions: n_slices > {group}, got {count}")
@@ -132,8 +135,8 @@ def sliced_energy_distance(
             weight_BK,
             _excess(sample_x, sample_y, estimator),
             direction_PD.to(points_x.dtype),
-            wants_gradient(points_x) or wants_gradient(points_y),
-            weight_BK is not None and wants_gradient(weight_BK),
+            may_be_differentiated(points_x) or may_be_differentiated(points_y),
+            weight_BK is not None and may_be_differentiated(weight_BK),
             chosen.name,
         )
     estimate = estimate.reshape(x.shape[:-2]).to(result_dtype(x))

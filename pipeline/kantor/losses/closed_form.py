@@ -9,13 +9,15 @@ from kantor import config
 from kantor.losses.base import Batch, CriticLoss, bare
 from kantor.models.networks.perceptron import PerceptronCritic
 from kantor_kernels import Perceptron, mlp_critic_step
-from kantor_kernels.critic_step import with_gradients
+from kantor_kernels.critic_step import why_not_bypass, with_gradients
 
 
 def perceptron_of(critic: nn.Module) -> Perceptron | None:
     """The critic as the closed form knows it; None where it is anything else, which autograd has to differentiate."""
     module = bare(critic)
     if type(module) is not PerceptronCritic or not torch.is_grad_enabled():
+        return None
+    if why_not_bypass(module) is not None or "score" in vars(module):
         return None
     perceptron = Perceptron.of(module.layers)
     if perceptron is None or torch.is_autocast_enabled(perceptron.weights[0].device.type):

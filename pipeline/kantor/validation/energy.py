@@ -117,6 +117,7 @@ def split_distances(rows: Array, weights: Array | None, first: np.ndarray) -> np
         permutations=torch.from_numpy(first),
         weight_x=None if weights is None else w[:half].float(),
         weight_y=None if weights is None else w[half:].float(),
+        normalise=False,  # the halves are of one sample
     )
     first_SK = torch.from_numpy(first).double()
     kappa = sum((side @ w**2) / (side @ w) ** 2 for side in (first_SK, 1 - first_SK))

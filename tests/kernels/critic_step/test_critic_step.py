@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from kantor_kernels import CriticStep, Perceptron, backends, mlp_critic_step, mlp_forward
 from kantor_kernels.backends import why_not_compile
 from kantor_kernels.critic_step import functional, tiled
+from kantor_kernels.critic_step.problem import read
 from kantor_kernels.testing import assert_close, poisoned_memory
 
 B, D, C = 16, 5, 3
@@ -277,17 +279,54 @@ def test_what_a_perceptron_is() -> None:
     assert Perceptron.of(linear[0]) is None
 
 
+@pytest.fixture
+def hooked_globally() -> Iterator[None]:
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    yield
+    handle.remove()
+
+
+@pytest.mark.usefixtures("hooked_globally")
+def test_hooks_of_all_modules_are_called_or_refused() -> None:
+    assert "hooks of all modules" in str(read(perceptron("tanh", 1)))
+
+
+def test_what_would_not_be_called_is_refused() -> None:
+    real, fake, _ = rows()
+
+    def hook(*_: object) -> None: ...
+
+    for tamper, reason in (
+        (lambda layers: layers[0].register_forward_hook(hook), "a hook is registered on its Linear"),
+        (lambda layers: layers[1].register_forward_pre_hook(hook), "a hook is registered on its Tanh"),
+        (lambda layers: layers[2].register_full_backward_hook(hook), "a hook is registered on its Linear"),
+        (lambda layers: layers.register_full_backward_pre_hook(hook), "a hook is registered on its Sequential"),
+        (lambda layers: setattr(layers[0], "forward", layers[0].forward), "its Linear has a forward of its own"),
+        (lambda layers: setattr(layers, "forward", layers.forward), "its Sequential has a forward of its own"),
+        (lambda layers: layers.__setitem__(2, layers[0]), "a layer or a parameter stands in it twice"),
+        (lambda layers: setattr(layers[2], "weight", layers[0].weight), "a layer or a parameter stands in it twice"),
+        (lambda layers: setattr(layers[2], "bias", layers[0].bias), "a layer or a parameter stands in it twice"),
+    ):
+        layers = nn.Sequential(nn.Linear(D, D), nn.Tanh(), nn.Linear(D, D), nn.Tanh(), nn.Linear(D, 1)).double()
+        assert read(layers) == Perceptron.of(layers)
+        tamper(layers)
+        with pytest.raises(ValueError, match=f"critic must be a perceptron, got a Sequential: {reason}.* any critic"):
+            mlp_critic_step(layers, real, fake)
+        with pytest.raises(ValueError, match=f"network must be a perceptron, got a Sequential: {reason}"):
+            mlp_forward(layers, real)
+
+
 def test_bad_input_is_refused() -> None:
     critic, (real, fake, conditions) = perceptron("tanh", 1), rows()
     options: dict[str, Any] = {"conditions": conditions}
-    w = next(critic.parameters()).detach()
+    w, square = next(critic.parameters()).detach(), torch.ones(4, 4)
     for message, call in {
         "no nn.Sequential": lambda: mlp_critic_step(nn.Linear(5, 1), real, fake),
         "real and fake must be": lambda: mlp_critic_step(critic, real, fake[:3], **options),
         "not empty": lambda: mlp_critic_step(critic, real[:0], fake[:0]),
         "takes 8 inputs": lambda: mlp_critic_step(critic, real, fake),
         "conditions must be": lambda: mlp_critic_step(critic, real, fake, conditions=conditions[:2]),
-        "unknown loss": lambda: mlp_critic_step(critic, real, fake, loss="hinge", **options),
+        "loss must be": lambda: mlp_critic_step(critic, real, fake, loss="hinge", **options),
         "come in pairs": lambda: mlp_critic_step(critic, real[:3], fake[:3], loss="energy"),
         "pass `coefficients` alone": lambda: mlp_critic_step(
             critic, real, fake, loss="energy", fake_coefficients=torch.ones(8), **options
@@ -304,6 +343,7 @@ def test_bad_input_is_refused() -> None:
         "is followed by": lambda: Perceptron((w, w), (None, None), "tanh"),
         "has a bias": lambda: Perceptron((w,), (w[0],), "tanh"),
         "1 weights and 2 biases": lambda: Perceptron((w,), (None, None), "tanh"),
+        "stands twice": lambda: Perceptron((square, square), (None, None), "tanh"),
         "differ in dtype": lambda: Perceptron((w,), (w[:, 0].float(),), "tanh"),
     }.items():
         with pytest.raises(ValueError, match=message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -241,6 +242,21 @@ def test_a_second_derivative_is_refused(batch) -> None:
     critic = build("tanh")
     with pytest.raises(NotImplementedError, match="gradient_penalty is differentiable once"):
         torch.autograd.grad(gradient_penalty(critic, real, fake), next(critic.parameters()), create_graph=True)
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_transforms_give_the_gradients_of_double_backward(backend: str, batch) -> None:
+    real, fake, eps = batch
+    critic = build("tanh")
+    expected = parameter_gradients(critic, gradient_penalty(critic, real, fake, eps=eps, backend="reference"))
+
+    def penalty(parameters: dict[str, Tensor]) -> Tensor:
+        called = partial(torch.func.functional_call, critic, parameters)
+        return gradient_penalty(called, real, fake, eps=eps, backend=backend)
+
+    found = torch.func.grad(penalty)({name: p.detach() for name, p in critic.named_parameters()})
+    for (name, ours), exact in zip(found.items(), expected, strict=True):
+        assert_close(name, ours, exact, rtol=1e-11, atol=1e-13)
 
 
 def test_dropout_leaves_the_random_stream_as_one_evaluation_does(batch) -> None:

@@ -70,7 +70,7 @@ def test_unknown_options_are_refused() -> None:
         energy_distance(x, x, estimator="w")
     with pytest.raises(ValueError, match="pairwise has no backend 'fortran'"):
         energy_distance(x, x, backend="fortran")
-    with pytest.raises(ValueError, match="precision must be one of"):
+    with pytest.raises(ValueError, match="precision must be"):
         energy_distance(x, x, precision="tf32")
     with pytest.raises(ValueError, match="yy cannot be reused with a median"):
         mmd(x, x, yy=torch.zeros(()))

@@ -35,6 +35,7 @@ GROUPS: dict[str, dict[Path, tuple[str, ...]]] = {
             "test_two_coincident_points_by_hand",
         ),
         VALUES: (
+            "test_a_nan_comes_out",
             "test_batches_are_independent",
             "test_non_contiguous_input",
             "test_potential_without_the_diagonal",

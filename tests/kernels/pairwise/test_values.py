@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from scipy import stats
+from torch import nn
 
 from kantor_kernels import (
     Energy,
@@ -20,6 +21,7 @@ from kantor_kernels import (
     energy_distance,
     explain,
     kernel_potential,
+    kernel_slope,
     mmd,
     self_energy,
 )
@@ -227,3 +229,82 @@ def test_explain_counts_passes_and_says_why(generator) -> None:
     assert plan.backend in ("cpu", "torch")
     assert explain(x, y.detach(), yy=torch.zeros(()), backend="torch").passes == 2
     assert explain(x, y, backend="torch").reason == "asked for"
+
+
+def test_explain_counts_no_pairs_on_a_line(generator) -> None:
+    x, y = draw(100, 1, generator=generator), draw(50, 1, generator=generator)
+    plan = explain(x, y, backend="torch")
+    assert (plan.passes, plan.pairs, plan.reason) == (0, 0, "asked for; sorted")
+    assert plan.peak_bytes < explain(x, y, backend="reference").peak_bytes
+    assert explain(x, y, backend="reference").pairs > 0
+    assert explain(x, y, kernel=Energy(1.5)).pairs > 0
+    assert explain(x, y, kernel=Gaussian(1.0)).pairs > 0
+
+
+def test_bandwidths_of_a_module_are_its_own(generator) -> None:
+    x, y = draw(30, 3, generator=generator), draw(20, 3, generator=generator)
+    loss = MMDLoss(Gaussian(nn.Parameter(torch.tensor([0.5, 2.0]))))
+    assert [name for name, _ in loss.named_parameters()] == ["bandwidths"]
+    loss(x, y).backward()
+    assert loss.bandwidths is not None
+    assert float(loss.bandwidths.grad.abs().max()) > 0  # pyright: ignore[reportOptionalMemberAccess]
+    other = {"bandwidths": torch.tensor([3.0])}
+    expected = mmd(x, y, kernel=Gaussian(3.0))
+    assert_close("functional", torch.func.functional_call(loss, other, (x, y)), expected, rtol=1e-6)
+    constant = MMDLoss(Gaussian(torch.tensor(3.0)))
+    assert not list(constant.parameters())
+    assert not constant.state_dict()
+    assert_close("constant", constant(x, y), expected, rtol=1e-6)
+    moved = constant.to("meta").bandwidths
+    assert moved is not None
+    assert moved.device.type == "meta"
+    assert MMDLoss(Gaussian(1.0)).bandwidths is None
+
+
+# Triton's interpreter computes with NumPy, which warns.
+@pytest.mark.filterwarnings("ignore:(invalid value|All-NaN slice|overflow) encountered:RuntimeWarning")
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("how", ["ours", "reference"])
+@pytest.mark.parametrize("d", [1, 3, 20])
+def test_a_nan_comes_out(kernel: Kernel, d: int, how: str, bad: float, backend: str, generator) -> None:
+    """A NaN in every value that it takes part in; an infinity never as a finite distance."""
+    how = backend if how == "ours" else how
+    whole, rest = torch.randn(6, d, generator=generator), torch.randn(5, d, generator=generator)
+    broken = whole.clone()
+    broken[2, -1] = bad
+    values = {
+        "x": mmd(broken, rest, kernel=kernel, backend=how),
+        "y": mmd(rest, broken, kernel=kernel, backend=how),
+        "self": self_energy(broken, kernel=kernel, backend=how),
+        "potential by y": kernel_potential(rest, broken, kernel=kernel, backend=how),
+        "potential by x": kernel_potential(broken, rest, kernel=kernel, backend=how)[2],
+    }
+    if kernel.radial and how in ("torch", "reference"):
+        values["slope"] = kernel_slope(rest, broken, kernel=kernel, backend=how)[:, -1]
+    for name, value in values.items():
+        if math.isnan(bad):
+            assert value.isnan().all(), name
+        elif kernel.family in ("energy", "polynomial") and name != "slope":
+            assert not value.isfinite().any(), name
+    if d < 20:  # matrix products are taken of centred points, whose centre is lost
+        others = kernel_potential(broken, rest, kernel=kernel, backend=how)
+        assert others[[0, 1, 3, 4, 5]].isfinite().all()
+
+
+@pytest.mark.parametrize("d", [3, 20])
+@pytest.mark.parametrize("exponent", [1.0, 1.5])
+def test_numbers_beyond_float32_are_zero_or_not_finite_and_need_float64(
+    exponent: float, d: int, backend: str, generator
+) -> None:
+    x, y = torch.randn(40, d, generator=generator), torch.randn(30, d, generator=generator) + 0.5
+    expected = energy_distance(x, y, exponent=exponent, precision="float64", backend=backend).double()
+    for size in (1e-22, 1e-15, 1e15, 1e20):
+        narrow = energy_distance(size * x, size * y, exponent=exponent, backend=backend)
+        if size == 1e20:
+            assert not narrow.isfinite()
+        elif size == 1e-22:
+            assert narrow < 0.1 * size**exponent
+        else:
+            assert_close("float32", narrow.double() / size**exponent, expected, rtol=1e-4)
+        wide = energy_distance((size * x).double(), (size * y).double(), exponent=exponent, backend=backend)
+        assert_close("float64", wide / size**exponent, expected, rtol=1e-5)

@@ -22,6 +22,7 @@ from kantor_kernels import (
     mmd,
     two_sample_test,
 )
+from kantor_kernels.permutation.functional import SMALL
 from kantor_kernels.testing import assert_close
 
 
@@ -165,9 +166,79 @@ def test_it_is_deterministic_by_its_generator(generator) -> None:
     assert not torch.equal(first, other)
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("rows", [20, SMALL])
+def test_what_is_not_finite_is_refused(rows: int, backend: str, bad: float, generator) -> None:
+    x, y, weight = normal(rows, 2, generator), normal(rows, 2, generator), torch.ones(rows)
+    for name in ("x", "y", "weight_x", "weight_y"):
+        arguments: dict[str, Any] = {"x": x, "y": y, "weight_x": weight, "weight_y": weight}
+        arguments[name] = arguments[name].clone()
+        arguments[name][3:5] = bad
+        entries = arguments[name][3:5].numel()
+        with pytest.raises(ValueError, match=f"^{name} has {entries} of .* NaN or infinite; leave those rows out"):
+            two_sample_test(**arguments, permutations=3, backend=backend)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e20, 1e37])
+def test_the_size_of_the_numbers_does_not_matter(size: float, generator) -> None:
+    """Also of large pools, whose squared distances would leave float32."""
+    x, y = normal(1100, 3, generator), normal(1100, 3, generator)
+
+    def p_value(scale: float, shift: float) -> float:
+        draws = torch.Generator().manual_seed(3)
+        return two_sample_test(scale * x, scale * (y + shift), permutations=19, generator=draws).p_value
+
+    assert p_value(size, 0.0) == p_value(1.0, 0.0)
+    assert p_value(size, 0.3) == 0.05
+
+
+def test_numbers_beyond_double_precision_are_refused(generator) -> None:
+    x = normal(20, 2, generator).double() * 1e200
+    with pytest.raises(ValueError, match="beyond float64"):
+        two_sample_test(x, x + 1, permutations=3)
+
+
+def test_the_scale_of_the_weights_does_not_matter(generator) -> None:
+    x, y, w = normal(20, 1, generator), normal(90, 1, generator), torch.rand(90, generator=generator) + 0.1
+
+    def null(scale_x: float, scale_y: float, **options: Any) -> torch.Tensor:
+        weights: dict[str, Any] = {"weight_x": torch.full((20,), scale_x), "weight_y": scale_y * w}
+        return two_sample_test(x, y, **weights, generator=torch.Generator().manual_seed(1), **options).null
+
+    expected = null(1.0, 1.0)
+    for scales in ((1 / 20, 1 / 90), (1e-6, 1e6), (-2.0, 3.0)):
+        assert_close("null", null(*scales), expected, rtol=1e-6)
+    apart = null(1 / 20, 1 / 90, normalise=False)
+    assert float((apart - expected).abs().max()) > 1e-3
+    # All weights together may still be scaled.
+    assert_close("null", null(1 / 2, 1 / 9, normalise=False), null(1.0, 2 / 9, normalise=False), rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_weights_that_sum_to_one_keep_level_and_power(shift: float, generator) -> None:
+    """20 rows against 200: the test with these weights rejects as often as the one without them."""
+    rejections = {"with": 0, "without": 0}
+    weights: dict[str, Any] = {"weight_x": torch.full((20,), 1 / 20), "weight_y": torch.full((200,), 1 / 200)}
+    trials = 300
+    for _ in range(trials):
+        x, y = normal(20, 1, generator) + shift, normal(200, 1, generator)
+        for name, options in (("with", weights), ("without", {})):
+            result = two_sample_test(x, y, permutations=99, generator=generator, **options)
+            rejections[name] += result.p_value <= 0.05
+    if shift == 0:
+        low, high = stats.binom.interval(0.999, trials, 0.05)
+        assert low <= rejections["with"] <= high
+    else:
+        assert rejections["with"] > trials / 2
+    # Both see the same rows, and differ by their relabellings alone.
+    assert abs(rejections["with"] - rejections["without"]) < 4 * math.sqrt(trials * 0.05)
+
+
 def test_bad_input_is_refused() -> None:
     x = torch.randn(5, 2)
-    with pytest.raises(ValueError, match="at least one permutation"):
+    with pytest.raises(ValueError, match="permutations must be at least 1"):
         two_sample_test(x, x, permutations=0)
     with pytest.raises(ValueError, match=r"bool \(P, 10\)"):
         two_sample_test(x, x, permutations=torch.ones(3, 10))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
+from torch import func
 
 from kantor_kernels import backends, energy_distance, sliced_energy_distance
 from kantor_kernels.sliced.reference import factor
@@ -242,6 +244,46 @@ def test_a_second_order_raises(backend: str) -> None:
     value = energy_distance(x, y, method="sliced", backend=backend)
     with pytest.raises(NotImplementedError, match="kantor::sliced_energy"):
         torch.autograd.grad(value, x, create_graph=True)
+
+
+def transformed(transform: Callable[..., Any], backend: str) -> Any:
+    generator = torch.Generator()
+
+    def distance(*inputs: torch.Tensor) -> torch.Tensor:
+        options: dict[str, Any] = {"n_slices": 5, "estimator": "u", "generator": generator.manual_seed(1)}
+        return sliced_energy_distance(*inputs, backend=backend, **options)
+
+    return transform(distance, draw(20, 3, seed=1), draw(15, 3, seed=2), 2 + draw(20, seed=3), 2 + draw(15, seed=4))
+
+
+# PyTorch scripts some decompositions at its first dual tensor and warns of its own deprecated function.
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("transform", ["jvp", "grad", "vjp", "jacrev"])
+def test_transforms_are_those_of_the_definition(transform: str, backend: str) -> None:
+    all_four = (0, 1, 2, 3)
+    call = {
+        "jvp": lambda f, *inputs: [func.jvp(f, inputs, tuple(torch.cos(z) for z in inputs))[1]],
+        "grad": lambda f, *inputs: func.grad(f, argnums=all_four)(*inputs),
+        "vjp": lambda f, *inputs: func.vjp(f, *inputs)[1](inputs[0].new_tensor(0.7)),
+        "jacrev": lambda f, *inputs: func.jacrev(f, argnums=all_four)(*inputs),
+    }[transform]
+    for ours, exact in zip(transformed(call, backend), transformed(call, "reference"), strict=True):
+        assert_close(transform, ours, exact, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_second_order_raises_in_every_mode(backend: str) -> None:
+    def along(f: Callable[..., torch.Tensor], x: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        return func.jvp(lambda x: f(x, *rest), (x,), (x.cos(),))[1]
+
+    for twice in (
+        lambda f, *inputs: func.jacrev(func.grad(f))(*inputs),
+        lambda f, x, *rest: along(func.grad(f), x, *rest),
+        lambda f, x, *rest: func.grad(lambda x: along(f, x, *rest))(x),
+        lambda f, *inputs: along(lambda *z: along(f, *z), *inputs),
+    ):
+        with pytest.raises(NotImplementedError, match="kantor::sliced_energy"):
+            transformed(twice, backend)
 
 
 def test_bad_input_is_refused() -> None:

@@ -1,5 +1,6 @@
 """Perceptron critics take the closed form, with the numbers of the way that any other critic takes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -30,6 +31,10 @@ class Opaque(nn.Module):
 
     def forward(self, x_BD: Tensor, c_BC: Tensor) -> Tensor:
         return self.critic(x_BD, c_BC)
+
+
+def hook(*_: object) -> None:
+    """Of any kind."""
 
 
 def make_critic(outputs: int = 4, conditions: int = C, **network: Any) -> PerceptronCritic:
@@ -93,6 +98,37 @@ def test_so_is_what_changes_the_arithmetic() -> None:
     critic.layers[0].register_forward_hook(lambda *_: None)
     assert perceptron_of(critic) is None
     assert perceptron_of(make_critic().bfloat16()) is None
+    critic = make_critic()
+    critic.register_full_backward_hook(hook)
+    assert perceptron_of(critic) is None
+
+
+TAMPERED: dict[str, Callable[[PerceptronCritic], object]] = {
+    "a hook on the critic": lambda critic: critic.register_forward_hook(hook),
+    "a hook on its layers": lambda critic: critic.layers.register_forward_pre_hook(hook),
+    "another forward": lambda critic: setattr(critic, "forward", critic.forward),
+    "another score": lambda critic: setattr(critic, "score", critic.score),
+    "another forward of a layer": lambda critic: setattr(critic.layers[0], "forward", critic.layers[0].forward),
+    "a layer twice": lambda critic: critic.layers.__setitem__(4, critic.layers[2]),
+    "a weight twice": lambda critic: setattr(critic.layers[4], "weight", critic.layers[2].weight),
+}
+
+
+@pytest.mark.parametrize("how", TAMPERED)
+def test_a_critic_that_has_to_be_called_is_called(how: str) -> None:
+    """And its gradients are those of the critic that nothing is known of."""
+    objective = make_objective(config.Cramer(kind="cramer", embedding=16, penalty=PENALTY))
+    critic, batch = make_critic(16), make_batch()
+    assert perceptron_of(critic) is not None
+    TAMPERED[how](critic)
+    assert perceptron_of(critic) is None
+    gradients = []
+    for way in (critic, Opaque(critic)):
+        critic.zero_grad()
+        objective.critic_loss(way, batch).loss.backward()
+        gradients.append([p.grad for p in critic.parameters()])
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 def test_gradients_are_handed_out_once() -> None:
