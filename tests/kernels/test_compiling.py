@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numba
 import pytest
+from numba.core import config
 from numba.core.caching import CompileResultCacheImpl
 
 import kantor_kernels
@@ -97,7 +97,7 @@ def test_without_a_place_of_its_own_it_is_kept_among_temporary_files(
     told = [each for each in CompileResultCacheImpl._locator_classes if "UserProvided" in each.__name__]
     assert told
     monkeypatch.setattr(CompileResultCacheImpl, "_locator_classes", told)
-    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.setattr(config, "CACHE_DIR", "")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     file = tmp_path / "doubling.py"
     file.write_text("from kantor_kernels.compiling import jit\n\n@jit()\ndef double(x):\n    return 2 * x\n")
@@ -112,7 +112,7 @@ def test_without_a_place_of_its_own_it_is_kept_among_temporary_files(
 
     # What others could have written is not run.
     place.chmod(0o777)
-    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.setattr(config, "CACHE_DIR", "")
     double = loaded(file).double
     assert double(2) == 4
     assert not double.stats.cache_hits

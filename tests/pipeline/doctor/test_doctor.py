@@ -312,6 +312,6 @@ def test_a_home_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("HOME", "/proc/nobody")
     found = storage.home()
     assert found.status == "failure"
-    assert "export XDG_CACHE_HOME=" in found.cure
+    assert "export XDG_CACHE_HOME=" in str(found.cure)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # the cure
     assert storage.home().status == "ok"
