@@ -245,6 +245,9 @@ class Launches(TorchDispatchMode):
 def test_launches_of_an_update(loss: str, batch: int, launches: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A critic update, fused Adam included, sampling not, against the same by double backward."""
     implementation = importlib.import_module("kantor_kernels.critic_step.triton")
+    # On a device, for which nothing waits, eps is not looked at.
+    functional = importlib.import_module("kantor_kernels.critic_step.functional")
+    monkeypatch.setattr(functional, "check_shares", lambda name, values: None)
     triton_launches = []
     for name in ("critic_kernel", "gradient_kernel"):
         monkeypatch.setattr(implementation, name, Counted(triton_launches))
