@@ -31,10 +31,14 @@ class Observables:
         # A user's expression replaces what has the same name.
         self.all = list({each.name: each for each in [*features, *self.physics.observables, *own]}.values())
 
-    def values(self, sample: Sample) -> dict[str, np.ndarray]:
-        """Each observable's name with its values (N,), of features as stored; they need not be finite."""
-        known = self.known(sample)
-        columns = known | dict(zip(sample.feature_names, sample.features.T, strict=True))
+    def values(self, sample: Sample, known: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+        """Each observable's name with its values (N,), of features as stored; they need not be finite.
+
+        Args:
+            known: of the sample, where it is at hand.
+        """
+        known = self.known(sample) if known is None else known
+        columns = {**known} | dict(zip(sample.feature_names, sample.features.T, strict=True))
         with np.errstate(all="ignore"):
             own = {name: np.broadcast_to(text(known, np), sample.rows) for name, text in self._expressions.items()}
         columns |= own

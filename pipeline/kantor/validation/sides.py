@@ -26,9 +26,10 @@ class Side:
 
     @classmethod
     def of(cls, sample: Sample, observables: Observables) -> "Side":
-        values = observables.values(sample)
+        known = observables.known(sample)
+        values = observables.values(sample, known)
         compared = {each.name: each.compared(values[each.name]) for each in observables.all}
-        return cls(sample, compared, observables.known(sample))
+        return cls(sample, compared, known)
 
     @property
     def weights(self) -> Weights:

@@ -29,13 +29,20 @@ KERNELS: dict[str, Kernel] = {
     "multiquadric": InverseMultiquadric(1.1),
     "polynomial": Polynomial(3, 0.5),
 }
+# Numba compiles each for itself: the quick tests take one that bends where points meet, a smooth one and a sum of two.
+QUICK = ("energy", "gaussian", "laplacian")
 # Triton's interpreter takes over the whole process: test_triton.py starts one of its own for it.
 BACKENDS = ["triton"] if os.environ.get("TRITON_INTERPRET") == "1" else ["torch"]
 if BACKENDS == ["torch"] and backends.installed("numba"):
     BACKENDS.append("cpu")
 
 
-@pytest.fixture(params=list(KERNELS.values()), ids=list(KERNELS))
+@pytest.fixture(
+    params=[
+        pytest.param(kernel, id=name, marks=() if name in QUICK else pytest.mark.slow)
+        for name, kernel in KERNELS.items()
+    ]
+)
 def kernel(request: pytest.FixtureRequest) -> Kernel:
     return request.param
 

@@ -72,7 +72,16 @@ def tensors(nested: Any) -> list[Tensor]:
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("statistic", STATISTICS)
-@pytest.mark.parametrize("kernel", [Energy(), Energy(1.5), Gaussian([0.7, 2.0]), Polynomial(3, 0.5)], ids=repr)
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        Energy(),
+        pytest.param(Energy(1.5), marks=pytest.mark.slow),
+        Gaussian([0.7, 2.0]),
+        pytest.param(Polynomial(3, 0.5), marks=pytest.mark.slow),
+    ],
+    ids=repr,
+)
 def test_transforms_are_those_of_the_definition(
     kernel: Kernel, statistic: str, transform: str, backend: str, generator
 ) -> None:
