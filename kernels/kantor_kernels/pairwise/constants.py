@@ -7,6 +7,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from kantor_kernels import transforms
+
 # A graph reads its tensors for as long as it lives: what one was captured with is never let go.
 _HELD: dict[int, Tensor] = {}
 
@@ -18,6 +20,10 @@ def on_device(values: tuple[float, ...], dtype: torch.dtype, device: torch.devic
     """
     if torch.compiler.is_compiling():
         return torch.stack([torch.full((), value, dtype=dtype, device=device) for value in values])
+    if transforms.active():
+        return torch.tensor(
+            values, dtype=dtype, device=device
+        )  # a tensor of the transform, which ends before the next call
     found = _made(values, dtype, device)
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         _HELD[id(found)] = found

@@ -157,3 +157,15 @@ def test_slopes_have_no_forward_derivative_and_say_so(generator) -> None:
     inputs = everything(generator)[:2]
     with pytest.raises(NotImplementedError, match="forward AD"):
         forward(partial(kernel_slope, backend="torch"), inputs)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_nothing_of_a_transform_outlives_it(transform: str, backend: str, generator) -> None:
+    """With one more row for each transform, so that what is kept for a size is made inside of it."""
+    rows = 20 + 2 * list(TRANSFORMS).index(transform)
+    x, y = (torch.randn(rows + more, 3, generator=generator, dtype=torch.float64) for more in (0, 1))
+    statistic = partial(mmd, kernel=Energy(), estimator="u", backend=backend)
+    TRANSFORMS[transform](statistic, (x, y))
+    point = x.clone().requires_grad_()
+    (plain,) = torch.autograd.grad(statistic(point, y), point)
+    assert_close("gradient", func.grad(statistic)(x, y), plain, rtol=1e-12, atol=1e-14)
