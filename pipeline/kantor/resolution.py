@@ -7,6 +7,7 @@ STEP = 2.0**-23
 
 _CANCELLED = 2.0**-20
 _ROUNDING = 2.0**-32
+_COARSE = 1e-5
 
 
 def is_constant(low: Any, high: Any) -> Any:
@@ -23,6 +24,11 @@ def is_rounding(low: Any, high: Any) -> Any:
     Such as a mass from energy and momentum, which loses the square of the Lorentz factor: here up to a thousand.
     """
     return high - low <= _ROUNDING / 2 * (abs(low) + abs(high))
+
+
+def is_coarse(rounding: float, spread: float) -> bool:
+    """Whether errors of this size are too much for values that differ by `spread`."""
+    return rounding > _COARSE * spread
 
 
 def cancel(total: Any, size: Any) -> Any:

@@ -4,6 +4,7 @@ import os
 import platform
 import socket
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -63,6 +64,11 @@ class Column(Result):
     offset: float = Field(
         default=0.0, description="what the stored values are less by, where float32 could not tell them apart otherwise"
     )
+
+
+def offsets_of(columns: Iterable[Column]) -> dict[str, float]:
+    """Offset of every column that has one, by name."""
+    return {column.name: column.offset for column in columns if column.offset}
 
 
 class Provenance(Result):

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from kantor.errors import InputError
-from kantor.resolution import is_rounding
+from kantor.resolution import is_coarse, is_rounding
 from kantor.results import Column
 
-# The rounding that a column may suffer, in parts of its range.
-_ROUNDING = 1e-5
 # The smallest number that float32 holds with all its digits.
 _SMALLEST = float(np.finfo(np.float32).tiny)
 # So many rows of a chunk are counted: if half of their different values become equal, the range says nothing, as where
@@ -77,7 +75,7 @@ class Fineness:
         """
         if self.rounding == 0 or (not self.whole and is_rounding(self.low, self.high)):
             return False
-        return self.rounding > _ROUNDING * (self.high - self.low) or 2 * self.left < self.distinct
+        return is_coarse(self.rounding, self.high - self.low) or 2 * self.left < self.distinct
 
     @property
     def offset(self) -> float:
@@ -96,7 +94,7 @@ def shifted(columns: Sequence[Column], offsets: Offsets) -> list[Column]:
     ]
 
 
-def check_columns(found: Mapping[str, Fineness], where: object) -> None:
+def check_fineness(found: Mapping[str, Fineness], where: object) -> None:
     """Raise `InputError` for a column whose values are lost although an offset was tried."""
     for name, fineness in found.items():
         if fineness.is_lost:
@@ -113,7 +111,7 @@ def check_columns(found: Mapping[str, Fineness], where: object) -> None:
 
 def check_weight(found: Fineness | None, where: object) -> None:
     """Raise `InputError` for weights that are too small for float32; their common factor means nothing."""
-    if found is not None and found.rounding > _ROUNDING * max(abs(found.low), abs(found.high)):
+    if found is not None and is_coarse(found.rounding, max(abs(found.low), abs(found.high))):
         raise InputError(
             f"the weights, {found.low:.3g} to {found.high:.3g}, are too small for float32",
             where=where,

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from kantor.config import Physics
-from kantor.results import Column, Result
+from kantor.results import Column, Result, offsets_of
 
 FILE_NAME = "manifest.json"
 Rows = Annotated[int, Field(ge=0)]
@@ -86,7 +86,7 @@ class Manifest(Result):
     @property
     def offsets(self) -> dict[str, float]:
         """Offset of every column that has one, by name."""
-        return {column.name: column.offset for column in [*self.features, *self.conditions] if column.offset}
+        return offsets_of([*self.features, *self.conditions])
 
     @property
     def units(self) -> dict[str, str]:

@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 
 from kantor.config import Dataset, Split
-from kantor.data.fineness import Fineness, Offsets, check_columns, check_weight, shifted
+from kantor.data.fineness import Fineness, Offsets, check_fineness, check_weight, shifted
 from kantor.data.manifest import FILE_NAME, Dropped, Manifest, Shard, SplitRows
 from kantor.data.samples import LEAST_ROWS, check_enough
 from kantor.data.sources import Chunk, Source, make_source
@@ -387,7 +387,7 @@ def _check_rows(dataset: Dataset, source: Source, parts: Sequence[Part]) -> None
         )
     fineness = _fineness(parts)
     check_weight(fineness.pop(_WEIGHT, None), source.describe())
-    check_columns(fineness, source.describe())
+    check_fineness(fineness, source.describe())
     weight, squares = (sum(getattr(part, name) for part in parts) for name in ("weight", "squares"))
     if weight <= 0:
         raise InputError(

@@ -20,7 +20,7 @@ from kantor.models.networks.factory import make_generator
 from kantor.models.randomness import stream
 from kantor.models.tensors import read_tensors, write_tensors
 from kantor.models.transforms import Transforms
-from kantor.results import Column
+from kantor.results import Column, offsets_of
 
 FORMAT = 2
 # Rows are generated in blocks of fixed size and seed: a matrix product rounds by its shape.
@@ -152,8 +152,7 @@ class Bundle:
 
 def transforms(training: Training, columns: Sequence[Column]) -> Transforms:
     """The (unfitted) transforms that a training asks for on these columns."""
-    offsets = {column.name: column.offset for column in columns if column.offset}
-    return Transforms([column.name for column in columns], training.transforms, offsets)
+    return Transforms([column.name for column in columns], training.transforms, offsets_of(columns))
 
 
 def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:

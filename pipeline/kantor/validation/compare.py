@@ -24,7 +24,7 @@ from kantor.machine.progress import log
 from kantor.machine.ranks import Ranks
 from kantor.models.bundle import Bundle
 from kantor.resolution import is_constant
-from kantor.results import Comparison, Provenance
+from kantor.results import Comparison, Provenance, offsets_of
 from kantor.validation.measures import Measures, random_stream
 from kantor.validation.observables import Observables, joint
 from kantor.validation.statistics import weighted_mean
@@ -97,7 +97,7 @@ def _check_columns(model: Bundle, content: Manifest, where: Path) -> None:
                 where=where,
                 cure=f"validate with the dataset it was trained on, '{model.training.dataset}'",
             )
-    offsets = {column.name: column.offset for column in (*model.features, *model.conditions) if column.offset}
+    offsets = offsets_of([*model.features, *model.conditions])
     if offsets != content.offsets:
         raise InputError(
             f"its columns are stored less {offsets or 'nothing'}, those of dataset '{content.dataset}' less "

@@ -5,10 +5,7 @@ from torch import Tensor, nn
 
 from kantor import config
 from kantor.errors import InputError
-from kantor.resolution import STEP, is_constant
-
-# Steps of float32 in parts of a range, above which it is too coarse.
-_COARSE = 1e-5
+from kantor.resolution import STEP, is_coarse, is_constant
 
 
 class ColumnTransform(nn.Module):
@@ -68,7 +65,7 @@ class Log(ColumnTransform):
                 f"log: {outside} training rows have x + {self.offset - self.shift:g} <= 0", cure="raise 'offset'"
             )
         size, spread = float(x_N.max()) + self.offset, float(x_N.max() - x_N.min())
-        if self.shift and STEP * size > _COARSE * spread:
+        if self.shift and is_coarse(STEP * size, spread):
             raise InputError(
                 f"log: the values vary by {spread / size:.1g} of their size: float32 is too coarse for their logarithm",
                 cure=f"use standardise, or 'offset' near {-self.shift:.15g}",
