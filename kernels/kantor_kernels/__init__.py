@@ -1,9 +1,9 @@
 """Kernels of critic-heavy generative training, usable alone: pairwise statistics, gradient penalty, two-sample test."""
 
-from kantor_kernels.backends import Explanation
+from kantor_kernels.backends import Choice, Explanation
 from kantor_kernels.critic_step import CriticStep, Perceptron, mlp_critic_step, mlp_forward
 from kantor_kernels.distance import EnergyDistanceLoss, energy_distance
-from kantor_kernels.gradient_penalty import GradientPenalty, gradient_penalty
+from kantor_kernels.gradient_penalty import GradientPenalty, explain_penalty, gradient_penalty
 from kantor_kernels.pairwise import (
     Energy,
     Gaussian,
@@ -23,6 +23,7 @@ from kantor_kernels.permutation import TwoSampleResult, two_sample_test
 from kantor_kernels.sliced import sliced_energy_distance
 
 __all__ = [
+    "Choice",
     "CriticStep",
     "Energy",
     "EnergyDistanceLoss",
@@ -39,6 +40,7 @@ __all__ = [
     "TwoSampleResult",
     "energy_distance",
     "explain",
+    "explain_penalty",
     "gradient_penalty",
     "kernel_potential",
     "kernel_slope",

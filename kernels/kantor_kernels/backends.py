@@ -101,19 +101,28 @@ class InModule:
 
 
 @dataclass(frozen=True)
-class Explanation:
-    """What a call would do.
+class Choice:
+    """Which backend a call would take.
 
     Attributes:
         backend: the backend that runs.
         reason: why this one.
+    """
+
+    backend: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Explanation(Choice):
+    """What a call over all pairs would do.
+
+    Attributes:
         passes: full passes over pairs, value and first gradient together.
         pairs: pairs evaluated over all passes.
         peak_bytes: estimated memory beyond the arguments.
     """
 
-    backend: str
-    reason: str
     passes: int
     pairs: int
     peak_bytes: int
@@ -192,11 +201,17 @@ def installed(package: str) -> bool:
 
 def why_not_compile(device: torch.device) -> str | None:
     """Why `torch.compile` cannot run here; None where it can."""
-    if device.type == "cpu" and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+    if device.type == "cpu" and not _finds_compiler(os.environ.get("PATH")):
         return "torch.compile needs a C++ compiler here"
     if device.type == "cuda" and not installed("triton"):
         return "torch.compile needs Triton here"
     return None
+
+
+@cache
+def _finds_compiler(path: str | None) -> bool:
+    # Searched once: every critic step asks.
+    return any(shutil.which(name, path=path) for name in ("c++", "g++", "clang++"))
 
 
 @cache

@@ -184,8 +184,9 @@ def check_shares(name: str, values: Tensor) -> None:
     """
     if values.device.type != "cpu" or not may_look(values):
         return
-    least, most = values.detach().aminmax()
-    if not (float(least) >= 0 and float(most) <= 1):
+    values = values.detach()
+    if not values.clamp(0, 1).equal(values):
+        least, most = values.aminmax()
         raise ValueError(f"{name} must lie in [0, 1], got values from {float(least):g} to {float(most):g}; clamp them")
 
 

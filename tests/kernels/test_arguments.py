@@ -24,6 +24,7 @@ STEP: dict[str, Any] = {"critic": CRITIC, "real": X, "fake": Y}
 CALLS: dict[str, dict[str, Any]] = {
     "energy_distance": PAIR,
     "explain": PAIR,
+    "explain_penalty": {"critic": CRITIC, "real": X},
     "gradient_penalty": STEP,
     "kernel_potential": PAIR,
     "kernel_slope": PAIR,

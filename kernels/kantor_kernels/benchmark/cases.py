@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,12 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from kantor_kernels import backends
-from kantor_kernels.benchmark import opponents
+from kantor_kernels.benchmark import critics, opponents
 from kantor_kernels.critic_step import Perceptron, mlp_critic_step
 from kantor_kernels.critic_step.functional import Layers
-from kantor_kernels.gradient_penalty import gradient_penalty
-from kantor_kernels.gradient_penalty import reference as penalty_reference
-from kantor_kernels.gradient_penalty.functional import Points
+from kantor_kernels.gradient_penalty import explain_penalty, gradient_penalty
 from kantor_kernels.pairwise import Energy, Gaussian, Kernel, Laplacian, mmd
 from kantor_kernels.pairwise import reference as pairwise_reference
 from kantor_kernels.pairwise.functional import Pairs
@@ -282,34 +279,24 @@ class SlicedCase(Case):
 class PenaltyCase(Case):
     """The gradient penalty of a batch of `size`, and its gradient by the critic's parameters."""
 
-    features: int = 8
-    width: int = 128
-    depth: int = 4
+    critic: str = "8-128x4-1, leaky ReLU"
 
     op = "gradient_penalty"
 
     @property
     def case(self) -> str:
-        return f"gradient penalty, critic {self.features}-{self.width}x{self.depth}-1"
+        return f"gradient penalty, critic {self.critic}"
 
     @property
     def shape(self) -> str:
-        return f"B = {self.size}, leaky ReLU"
+        return f"B = {self.size}"
 
-    def _inputs(self, device: torch.device) -> tuple[nn.Sequential, Tensor, Tensor, Tensor]:
+    def _inputs(self, device: torch.device) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
         generator = torch.Generator().manual_seed(0)
-        widths = [self.features, *[self.width] * self.depth, 1]
-        layers: list[nn.Module] = []
-        for fan_in, fan_out in itertools.pairwise(widths):
-            layer = nn.Linear(fan_in, fan_out)
-            with torch.no_grad():
-                layer.weight.copy_(torch.randn(fan_out, fan_in, generator=generator) * (2 / fan_in) ** 0.5)
-                layer.bias.copy_(torch.randn(fan_out, generator=generator) * 0.1)
-            layers += [layer, nn.LeakyReLU(0.2)]
-        critic = nn.Sequential(*layers[:-1])
+        critic, features = critics.made(self.critic, generator), critics.CRITICS[self.critic][0]
 
         def draw(size: int) -> tuple[Tensor, Tensor, Tensor]:
-            real, fake = (torch.randn(size, self.features, generator=generator) for _ in range(2))
+            real, fake = (torch.randn(size, features, generator=generator) for _ in range(2))
             return real, fake, torch.rand(size, 1, generator=generator)
 
         rows = draw(self.size)
@@ -329,17 +316,14 @@ class PenaltyCase(Case):
             slopes = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
             return value.detach(), *slopes
 
-        def ours(backend: str) -> Contender:
-            def penalty() -> Tensor:
-                return gradient_penalty(critic, real, fake, eps=eps, backend=backend)
+        def ours() -> Tensor:
+            return gradient_penalty(critic, real, fake, eps=eps)
 
-            return Contender(backend, True, lambda: call(penalty), lambda: call(penalty))
-
-        found = [ours(name) for name in backends.possible(self.op, Points(device))]
+        chosen = explain_penalty(critic, real).backend
         eager = Contender(
             "double backward", False, lambda: call(lambda: opponents.eager_penalty(critic, real, fake, eps))
         )
-        return [*found, eager]
+        return [Contender(chosen, True, lambda: call(ours), lambda: call(ours)), eager]
 
     def check(self, contender: Contender, device: torch.device) -> None:
         exact, plain = (self.definition(device, dtype) for dtype in (torch.float64, torch.float32))
@@ -348,9 +332,8 @@ class PenaltyCase(Case):
     def definition(self, device: torch.device, dtype: torch.dtype) -> Result:
         """The result by double backward in this dtype."""
         critic, real, fake, eps = self._inputs(device)
-        critic, x_hat = copy.deepcopy(critic).to(dtype), (eps * real + (1 - eps) * fake).to(dtype)
-        share_B = x_hat.new_full((self.size,), 1 / self.size)
-        value = penalty_reference.gradient_penalty(critic, x_hat, None, share_B, 1.0, False)[0]
+        critic, (real, fake, eps) = copy.deepcopy(critic).to(dtype), (each.to(dtype) for each in (real, fake, eps))
+        value = gradient_penalty(critic, real, fake, eps=eps, backend="reference")
         parameters = list(critic.parameters())
         slopes = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
         return value.detach(), *slopes
@@ -367,7 +350,11 @@ class CriticStepCase(PenaltyCase):
 
     @property
     def case(self) -> str:
-        return f"WGAN-GP critic step, critic {self.features}-{self.width}x{self.depth}-1"
+        return "WGAN-GP critic step, critic 8-128x4-1"
+
+    @property
+    def shape(self) -> str:
+        return f"B = {self.size}, leaky ReLU"
 
     def contenders(self, device: torch.device) -> list[Contender]:
         critic, real, fake, eps = self._inputs(device)
@@ -398,11 +385,11 @@ class CriticStepCase(PenaltyCase):
 
 
 @torch.no_grad()
-def _near_a_kink(critic: nn.Sequential, real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
+def _near_a_kink(critic: nn.Module, real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
     """(B,): whether rounding could put a row on the other side of a kink, where its gradient differs for good."""
     h = torch.cat([real, fake, eps * real + (1 - eps) * fake])
     near_B = torch.zeros(len(real), dtype=torch.bool)
-    for layer in critic:
+    for layer in critic if isinstance(critic, nn.Sequential) else ():
         if isinstance(layer, nn.LeakyReLU):
             near_B |= (h.abs() < KINK).any(1).view(3, -1).any(0)
         h = layer(h)
@@ -430,7 +417,7 @@ CASES: tuple[Case, ...] = (
     *(PairwiseCase(n, 8, Gaussian(8**0.5)) for n in (1_000, 4_000, 16_000)),
     *(PairwiseCase(n, 8, Laplacian(8**0.5)) for n in (1_000, 4_000, 16_000)),
     *(SlicedCase(n) for n in (10_000, 100_000, 1_000_000)),
-    *(PenaltyCase(n) for n in (64, 512, 4_096)),
+    *(PenaltyCase(n, critic) for critic in critics.CRITICS for n in (64, 512, 4_096)),
     *(CriticStepCase(n, with_compiled=True) for n in (64, 512, 4_096)),
 )
 # The same code in seconds, to see that it runs: nothing is concluded from so short calls.
@@ -439,6 +426,6 @@ QUICK_CASES: tuple[Case, ...] = (
     *(PairwiseCase(n, 1, Energy()) for n in (1_000, 10_000)),
     PairwiseCase(1_000, 8, Gaussian(8**0.5)),
     *(SlicedCase(n, directions=16) for n in (1_000, 10_000)),
-    *(PenaltyCase(n) for n in (64, 512)),
+    *(PenaltyCase(64, critic) for critic in critics.CRITICS),
     *(CriticStepCase(n) for n in (64, 512)),
 )

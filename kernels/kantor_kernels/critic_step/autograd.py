@@ -9,32 +9,44 @@ import torch
 from torch import Tensor
 
 
-def with_gradients(loss: Tensor, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
-    """The loss as a function of the parameters: `backward()` hands the gradients out, once.
+def with_gradients(
+    loss: Tensor, parameters: Sequence[Tensor], gradients: Sequence[Tensor], *, once: bool = True
+) -> Tensor:
+    """The loss as a function of the parameters: `backward()` hands the gradients out.
 
     Hooks on the parameters see them, those of `DistributedDataParallel` included.
 
+    Args:
+        once: hand them out to one `backward()` alone, which spares a copy.
+
     Raises:
-        NotImplementedError: on a second derivative, or a second `backward()`.
+        NotImplementedError: on a second derivative, or with `once` a second `backward()`.
     """
-    result = _KnownGradients.apply(loss, list(gradients), *parameters)
+    result = _KnownGradients.apply(loss, list(gradients), once, *parameters)
     assert isinstance(result, Tensor)
     return result
 
 
 class _KnownGradients(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor], *parameters: Tensor) -> Tensor:
-        ctx.gradients = gradients
+    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor], once: bool, *parameters: Tensor) -> Tensor:
+        ctx.gradients, ctx.once = gradients, once
         return loss.clone()
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        # Kept here no longer, a gradient can become `.grad` without being copied.
-        gradients, ctx.gradients = ctx.gradients, None
+        gradients = ctx.gradients
         if gradients is None or torch.is_grad_enabled():
-            raise NotImplementedError("kantor mlp_critic_step is differentiable once, with one backward pass")
+            raise NotImplementedError(
+                "kantor's closed form is differentiable once: where create_graph or a second backward() ask for more, "
+                "pass backend='reference'"
+            )
         (by_loss,) = cotangents
-        if by_loss.device.type != "cpu" or by_loss != 1:
-            gradients = torch._foreach_mul(gradients, by_loss)  # pyright: ignore[reportPrivateImportUsage]
-        return None, None, *gradients
+        if ctx.once:
+            # Kept here no longer, a gradient can become `.grad` without being copied.
+            ctx.gradients = None
+            if by_loss.device.type == "cpu" and by_loss == 1:
+                return None, None, None, *gradients
+        if by_loss.device.type == "cpu":  # where one by one is faster
+            return None, None, None, *(gradient * by_loss for gradient in gradients)
+        return None, None, None, *torch._foreach_mul(gradients, by_loss)  # pyright: ignore[reportPrivateImportUsage]

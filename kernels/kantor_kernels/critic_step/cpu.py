@@ -17,13 +17,15 @@ from torch import Tensor
 from kantor_kernels import threads
 from kantor_kernels.compiling import jit
 from kantor_kernels.critic_step.cpu_products import COLUMNS, multiply, multiply_add, transpose
-from kantor_kernels.critic_step.problem import CriticStep, Loss, Perceptron, Rows
+from kantor_kernels.critic_step.problem import PENALTY, CriticStep, Loss, Perceptron, Rows
 from kantor_kernels.critic_step.tiled import Buffers, by_blocks, reused
 from kantor_kernels.threads import run_parts
 
 unflatten_dense_tensors: Any = torch._C._nn.unflatten_dense_tensors  # pyright: ignore[reportAttributeAccessIssue]
-_KINDS = {"wasserstein": 0, "energy": 1, "surrogate": 2}
-# Rows of the batch that go through all layers together, even: three times as many values of each layer, or four.
+_WASSERSTEIN, _ENERGY, _SURROGATE, _ALONE = range(4)
+_KINDS = {"wasserstein": _WASSERSTEIN, "energy": _ENERGY, "surrogate": _SURROGATE, PENALTY: _ALONE}
+# Rows of the batch that go through all layers together, even: three times as many values of each layer, or four. Of a
+# penalty alone, one value a row, three times as many rows.
 PANEL = 16
 # Not "nnan" or "ninf": a NaN must come out as a NaN.
 _jit = jit(fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy")
@@ -81,38 +83,36 @@ class _Step:
 
         self.weights, self.transposed, self.biases = zeros(weights), zeros(transposed), zeros(values)
         self.values, self.cotangents = zeros(parts, 4 * PANEL * values), zeros(parts, 4 * PANEL * values)
-        self.scratch = zeros(parts, PANEL * int(self.layout[:, _COLUMNS].max()))
+        self.scratch = zeros(parts, 3 * PANEL * int(self.layout[:, _COLUMNS].max()))
         self.by_weights, self.by_biases = zeros(parts, weights), zeros(parts, values)
         self.totals = np.zeros((parts, 3))
-        # Where the parameters are copied to, as tensors in their order.
-        self.copies: list[Tensor] = []
-        weights_at, biases_at = torch.from_numpy(self.weights), torch.from_numpy(self.biases)
-        for level, (weight, bias) in enumerate(zip(perceptron.weights, perceptron.biases, strict=True)):
-            start, columns = int(self.layout[level, _WEIGHTS]), int(self.layout[level, _COLUMNS])
-            self.copies.append(weights_at.as_strided(weight.shape, (columns, 1), start))
-            if bias is not None:
-                self.copies.append(biases_at[self.layout[level + 1, _AT] :][: len(bias)])
+        # All parameters in their order, and each of them in there.
+        self.parameters = zeros(self.numbers)
+        self.copies = unflatten_dense_tensors(torch.from_numpy(self.parameters), perceptron.parameters())
 
-    def lay_out(self, perceptron: Perceptron) -> None:
+    def copy(self, perceptron: Perceptron) -> None:
+        """Copy the parameters, as they are: into rows of padded columns PyTorch would take many times as long."""
         torch._foreach_copy_(self.copies, perceptron.parameters())  # pyright: ignore[reportPrivateImportUsage]
 
     def forward(self, perceptron: Perceptron, x_NI: Tensor) -> Tensor:
-        self.lay_out(perceptron)
+        self.copy(perceptron)
         out_NO = x_NI.new_empty(len(x_NI), perceptron.outputs)
         _whole_forward(
             *self.threads(2 * len(x_NI)), _array(x_NI), out_NO.numpy(),
-            self.layout, self.weights, self.transposed, self.biases, perceptron.slope, self.values,
+            self.layout, self.parameters, self.weights, self.transposed, self.biases, perceptron.slope, self.values,
         )  # fmt: skip
         return out_NO
 
     def run(self, perceptron: Perceptron, rows: Rows, loss: Loss) -> CriticStep:
-        self.lay_out(perceptron)
+        self.copy(perceptron)
         conditions = rows.real[:, :0] if rows.conditions is None else rows.conditions
         norm_P = torch.empty_like(rows.eps)
         gradients, total_3 = rows.real.new_empty(self.numbers), rows.real.new_empty(3)
+        # Products of each row with all weights, a multiplication and an addition each.
+        products = 8 if loss.kind == PENALTY else 20
         _whole_step(
-            *self.threads(20 * len(rows.real)), self.layout, self.weights, self.transposed, self.biases,
-            perceptron.slope, _KINDS[loss.kind], loss.weight, loss.target, loss.one_sided,
+            *self.threads(products * len(rows.real)), self.layout, self.parameters, self.weights, self.transposed,
+            self.biases, perceptron.slope, _KINDS[loss.kind], loss.weight, loss.target, loss.one_sided,
             *map(_array, (rows.real, rows.fake, conditions, *rows[3:], norm_P)),
             self.values, self.cotangents, self.scratch, self.by_weights, self.by_biases, self.totals,
             gradients.numpy(), total_3.numpy(),
@@ -142,13 +142,13 @@ class _Bending(Buffers):
 
     def __init__(self, perceptron: Perceptron, b: int, features: int, kind: str) -> None:
         super().__init__(perceptron, b, features, kind)
-        self.kind, self.b = _KINDS[kind], b
+        self.kind = _KINDS[kind]
         self.x, self.g, self.v = self.values[0].numpy(), self.g_PD.numpy(), self.t[0].numpy()
         self.ends = [parts[-1].numpy() for parts in (self.h, self.r, self.s, self.t)]
 
     def load(self, rows: Rows) -> None:
         conditions = rows.real[:, :0] if rows.conditions is None else rows.conditions
-        _load(self.x, _array(rows.real), _array(rows.fake), _array(conditions), _array(rows.eps), self.step_of_points)
+        _load(self.x, _array(rows.real), _array(rows.fake), _array(conditions), _array(rows.eps), self.b)
 
     def start(self) -> None:
         h, _, s, _ = self.ends
@@ -192,11 +192,19 @@ def _transposed_at(flat: Any, layout: Any, level: int) -> Any:
 
 
 @_jit
-def _transpose(part: int, parts: int, weights: Any, transposed: Any, layout: Any) -> None:
-    """This part of the weights."""
+def _lay_out(
+    part: int, parts: int, parameters: Any, weights: Any, transposed: Any, biases: Any, layout: Any
+) -> None:  # fmt: skip
+    """This part of the parameters, weights both ways; a layer without a bias keeps zeros."""
     for level in range(len(layout) - 1):
         w, across = _weights_at(weights, layout, level), _transposed_at(transposed, layout, level)
+        inputs, bias = layout[level, _SIZE], _rows_at(biases, layout, level + 1, 1)[0]
         first, last = _rows_of_part(part, parts, len(w), COLUMNS)
+        for i in range(first, last):
+            here = layout[level, _BY_WEIGHT] + i * inputs
+            w[i, :inputs] = parameters[here : here + inputs]
+            if layout[level, _BY_BIAS] >= 0:
+                bias[i] = parameters[layout[level, _BY_BIAS] + i]
         transpose(across[:, first:], w[first:last])
 
 
@@ -243,7 +251,7 @@ def _add_row(parts: Any, here: int, out: Any) -> None:
 
 @_jit
 def _whole_step(
-    starter: int, threads: int, layout: Any, weights: Any, transposed: Any, biases: Any,
+    starter: int, threads: int, layout: Any, parameters: Any, weights: Any, transposed: Any, biases: Any,
     slope: float, kind: int, weight: float, target: float, one_sided: bool,
     real: Any, fake: Any, conditions: Any, eps: Any, a: Any, b: Any, c: Any, norms: Any,
     values: Any, cotangents: Any, scratch: Any, by_weights: Any, by_biases: Any, totals: Any,
@@ -251,9 +259,9 @@ def _whole_step(
 ) -> None:  # fmt: skip
     """Gradients by the parameters, norms, and loss, distance and penalty as `total`."""
     parts = len(totals)
-    run_parts(starter, threads, parts, _transpose, (parts, weights, transposed, layout))
+    run_parts(starter, threads, parts, _lay_out, (parts, parameters, weights, transposed, biases, layout))
     arguments = (
-        layout, weights, transposed, biases, slope, kind, kind == 0, weight, target, one_sided,
+        layout, weights, transposed, biases, slope, kind, kind in (_WASSERSTEIN, _ALONE), weight, target, one_sided,
         real, fake, conditions, eps, a, b, c, norms,
         values, cotangents, scratch, by_weights, by_biases, totals,
     )  # fmt: skip
@@ -276,9 +284,10 @@ def _part_of_step(
     start, stop = _rows_of_part(part, len(totals), len(real), PANEL)
     if start == stop:
         by_weights[part] = 0
-    pair = 2 if kind == 1 else 1
-    for first in range(start, stop, PANEL):
-        last = min(first + PANEL, stop)
+    pair = 2 if kind == _ENERGY else 1
+    panel = 3 * PANEL if kind == _ALONE else PANEL
+    for first in range(start, stop, panel):
+        last = min(first + panel, stop)
         p, q = first // pair, last // pair
         _panel(
             layout, weights, transposed, biases, slope, kind, merged, weight, target, one_sided,
@@ -296,18 +305,18 @@ def _panel(
     values: Any, cotangents: Any, scratch: Any, by_weights: Any, by_biases: Any, total: Any, add: bool,
 ) -> None:  # fmt: skip
     """The steps of `tiled.Buffers.step`, where the letters h, r, s, t, u, g, v and `merged` are explained."""
-    top, points = len(layout) - 1, len(eps)
-    between, rows = 2 * len(real), 2 * len(real) + points
+    top, points, ends = len(layout) - 1, len(eps), 0 if kind == _ALONE else len(real)
+    between, rows = 2 * ends, 2 * ends + points
     tangents = between if merged else rows
     every = tangents + points
     biased = between if merged else rows
     x, outputs = _rows_at(values, layout, 0, every), layout[top, _SIZE]
-    _load(x, real, fake, conditions, eps, len(real) // points)
+    _load(x, real, fake, conditions, eps, ends)
 
     _up(layout, transposed, biases, slope, values, every, rows)
 
     h, r = _rows_at(values, layout, top, every), _rows_at(cotangents, layout, top, every)
-    _start(h[:rows, :outputs], r[tangents:, :outputs], kind, len(real))
+    _start(h[:rows, :outputs], r[tangents:, :outputs], kind, ends)
     if merged:
         _finish(h[:rows, :outputs], r[:rows, :outputs], h[tangents:, :outputs], a, b, kind, merged, total)
         _reverse(layout, weights, slope, values, cotangents, every, 0, rows, 0, biased, by_biases)
@@ -340,12 +349,12 @@ def _panel(
 
 @_jit
 def _whole_forward(
-    starter: int, threads: int, x: Any, out: Any, layout: Any, weights: Any, transposed: Any, biases: Any, slope: float,
-    values: Any,
+    starter: int, threads: int, x: Any, out: Any, layout: Any, parameters: Any, weights: Any, transposed: Any,
+    biases: Any, slope: float, values: Any,
 ) -> None:  # fmt: skip
     """The outputs of rows x."""
     parts = len(values)
-    run_parts(starter, threads, parts, _transpose, (parts, weights, transposed, layout))
+    run_parts(starter, threads, parts, _lay_out, (parts, parameters, weights, transposed, biases, layout))
     run_parts(starter, threads, parts, _forward, (x, out, layout, transposed, biases, slope, values))
 
 
@@ -422,8 +431,9 @@ def _slope_in_place(by_h: Any, h: Any, slope: float) -> None:
 
 
 @_jit
-def _load(x: Any, real: Any, fake: Any, conditions: Any, eps: Any, step: int) -> None:
-    b, d = real.shape
+def _load(x: Any, real: Any, fake: Any, conditions: Any, eps: Any, b: int) -> None:
+    """b real rows, b generated ones, and the points between."""
+    d, step = real.shape[1], len(real) // len(eps)
     for i in range(b):
         for j in range(d):
             x[i, j], x[b + i, j] = real[i, j], fake[i, j]
@@ -464,7 +474,7 @@ def _penalise(
 @_jit
 def _start(h: Any, s: Any, kind: int, b: int) -> None:
     """df / dh at the points between: directions from h(x_hat) to what it is compared with, near minus far."""
-    if kind == 0:
+    if kind in (_WASSERSTEIN, _ALONE):
         s[:] = 1
         return
     for p in range(len(s)):
@@ -478,7 +488,10 @@ def _start(h: Any, s: Any, kind: int, b: int) -> None:
 def _finish(h: Any, r: Any, t: Any, a: Any, b: Any, kind: int, merged: bool, total: Any) -> None:
     """The distance, and r of the last layer."""
     rows, distance = 0, 0.0
-    if kind == 0:
+    if kind == _ALONE:
+        if not merged:
+            r[:] = 0
+    elif kind == _WASSERSTEIN:
         rows = len(a)
         for i in range(rows):
             distance += a[i] * h[i, 0] - b[i] * h[rows + i, 0]
@@ -487,9 +500,9 @@ def _finish(h: Any, r: Any, t: Any, a: Any, b: Any, kind: int, merged: bool, tot
             r[2 * rows :] = 0
     else:
         r[:] = 0
-        rows = 2 * len(t) if kind == 1 else len(t)
+        rows = 2 * len(t) if kind == _ENERGY else len(t)
         for p in range(len(t)):
-            if kind == 1:
+            if kind == _ENERGY:
                 r1, r2, g1, g2 = 2 * p, 2 * p + 1, rows + 2 * p, rows + 2 * p + 1
                 distance += _pull(h, r, r1, g2, -a[p], r1, g2) + _pull(h, r, r2, g1, -a[p], r2, g1)
                 distance += _pull(h, r, g1, g2, a[p], g1, g2) + _pull(h, r, r1, r2, a[p], r1, r2)
@@ -508,7 +521,7 @@ def _finish(h: Any, r: Any, t: Any, a: Any, b: Any, kind: int, merged: bool, tot
 @_jit
 def _compared(p: int, kind: int, b: int) -> tuple[int, int]:
     """The rows whose embeddings f compares that of a point between with; -1 is the origin."""
-    return (b + 2 * p + 1, 2 * p + 1) if kind == 1 else (b + (p ^ 1), -1)
+    return (b + 2 * p + 1, 2 * p + 1) if kind == _ENERGY else (b + (p ^ 1), -1)
 
 
 @_jit

@@ -19,7 +19,7 @@ from kantor_kernels.arguments import (
 )
 from kantor_kernels.backends import InModule
 from kantor_kernels.critic_step import reference, tiled
-from kantor_kernels.critic_step.problem import LOSSES, CriticStep, Loss, Perceptron, Rows, read
+from kantor_kernels.critic_step.problem import LOSSES, PENALTY, CriticStep, Loss, Perceptron, Rows, read
 from kantor_kernels.samples import check_shares
 
 # Layers whose activations fit on a processor; wider ones are what matrix libraries are good at.
@@ -153,6 +153,31 @@ def mlp_critic_step(
     _check(perceptron, rows, loss)
     chosen, _ = backends.choose(OPERATION, backend, Layers.of(perceptron))
     return chosen.run("critic_step", perceptron, rows, what)
+
+
+def penalty_alone(
+    perceptron: Perceptron,
+    real: Tensor,
+    fake: Tensor,
+    eps: Tensor,
+    coefficient_B: Tensor,
+    target: float,
+    one_sided: bool,
+    backend: str = "auto",
+) -> CriticStep:
+    """The penalty of a perceptron with one output, and its gradients: a step without distance, arguments as checked.
+
+    Args:
+        real, fake: (B, D), all inputs of the perceptron.
+        eps: (B, ...), one number a row.
+        coefficient_B: of the rows, as they are.
+        target, one_sided: as of `mlp_critic_step`.
+        backend: of `mlp_critic_step`, but for the reference, which is that of `gradient_penalty`.
+    """
+    eps_B = eps.detach().flatten()
+    rows = Rows(real.detach(), fake.detach(), None, eps_B, coefficient_B, coefficient_B, coefficient_B)
+    chosen, _ = backends.choose(OPERATION, backend, Layers.of(perceptron))
+    return chosen.run("critic_step", perceptron, rows, Loss(PENALTY, 1.0, target, one_sided))
 
 
 @torch.no_grad()

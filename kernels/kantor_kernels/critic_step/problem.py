@@ -23,6 +23,8 @@ ACTIVATIONS: dict[type[nn.Module], str] = {
 # Straight but for kinks: the second derivative of these activations is zero.
 STRAIGHT = ("leaky_relu", "relu")
 LOSSES = ("wasserstein", "energy", "surrogate")
+# The penalty of a critic with one output, for `gradient_penalty`: of the rows, the points between alone are looked at.
+PENALTY = "penalty"
 _NO_PERCEPTRON = "it is no nn.Sequential of Linear layers with one kind of activation between them"
 
 
@@ -61,9 +63,9 @@ class Perceptron:
                 raise ValueError(f"a weight {tuple(weight.shape)} has a bias {tuple(bias.shape)}")
         parameters = self.parameters()
         if len({(p.dtype, p.device) for p in parameters}) > 1:
-            raise ValueError("the parameters differ in dtype or device")
-        if _twice(parameters):
-            raise ValueError("a parameter stands twice, and would have two gradients; pass a copy of it")
+            raise ValueError("its parameters are not all of one dtype on one device")
+        if len({id(p) for p in parameters}) < len(parameters):
+            raise ValueError("a layer or a parameter stands in it twice, whose gradients would have to be added up")
 
     @classmethod
     def of(cls, module: nn.Module) -> Perceptron | None:
@@ -110,7 +112,7 @@ class Loss:
     """loss = -distance + weight sum_p c_p (|g_p| - target)^2; one-sided: max(0, |g_p| - target)^2.
 
     Attributes:
-        kind: "wasserstein", "energy" or "surrogate".
+        kind: one of LOSSES, or PENALTY, whose distance is 0.
     """
 
     kind: str
@@ -147,21 +149,22 @@ def read(module: nn.Module) -> Perceptron | str:
         return _NO_PERCEPTRON
     children = list(module)
     layers = [layer for layer in children[0::2] if type(layer) is nn.Linear]
+    if len(layers) != (len(children) + 1) / 2:
+        return _NO_PERCEPTRON
     described = {_described(activation) for activation in children[1::2]} or {("relu", 0.0)}
     found = described.pop()
-    if len(layers) != (len(children) + 1) / 2 or found is None or described:
+    if found is None or described:
         return _NO_PERCEPTRON
     bypassed = why_not_bypass(module, *children)
     if bypassed is not None:
         return bypassed
     weights, biases = tuple(layer.weight for layer in layers), tuple(layer.bias for layer in layers)
-    parameters = [p for p in (*weights, *biases) if p is not None]
-    if _twice(parameters):
-        return "a layer or a parameter stands in it twice, whose gradients would have to be added up"
-    kinds = {(p.dtype, p.device) for p in parameters}
-    if len(kinds) > 1 or weights[0].dtype not in (torch.float32, torch.float64):
-        return "its parameters are not all float32, or all float64, on one device"
-    return Perceptron(weights, biases, *found)
+    if weights[0].dtype not in (torch.float32, torch.float64):
+        return "its parameters are neither float32 nor float64"
+    try:
+        return Perceptron(weights, biases, *found)
+    except ValueError as error:
+        return str(error)
 
 
 def why_not_bypass(*modules: nn.Module) -> str | None:
@@ -175,10 +178,6 @@ def why_not_bypass(*modules: nn.Module) -> str | None:
         if "forward" in vars(module):
             return f"its {type(module).__name__} has a forward of its own, which the closed form does not call"
     return None
-
-
-def _twice(parameters: list[Tensor]) -> bool:
-    return len({id(p) for p in parameters}) < len(parameters)
 
 
 def _described(module: nn.Module) -> tuple[str, float] | None:

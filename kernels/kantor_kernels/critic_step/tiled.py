@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kantor_kernels.critic_step.problem import CriticStep, Loss, Perceptron, Rows
+from kantor_kernels.critic_step.problem import PENALTY, CriticStep, Loss, Perceptron, Rows
 
 # Rows of the batch in a block on the CPU, even.
 BLOCK = 512
@@ -99,8 +99,10 @@ class Buffers:
     """
 
     def __init__(self, perceptron: Perceptron, b: int, features: int, kind: str) -> None:
-        self.merged = kind == "wasserstein" and perceptron.straight
-        points = b // 2 if kind == "energy" else b
+        self.merged = kind in ("wasserstein", PENALTY) and perceptron.straight
+        self.step_of_points = 2 if kind == "energy" else 1
+        points = b // self.step_of_points
+        b = self.b = 0 if kind == PENALTY else b
         rows = 2 * b + points
         real, fake, between, everything = slice(b), slice(b, 2 * b), slice(2 * b, rows), slice(rows)
         tangent = between if self.merged else slice(rows, rows + points)
@@ -116,7 +118,6 @@ class Buffers:
         self.biased = [r[: 2 * b] if self.merged else r for r in self.r]
         self.by_biases = perceptron.weights[0].new_empty(sum(widths[1:]))
         self.by_bias = self.by_biases.split(widths[1:])
-        self.step_of_points = b // points
         self.inputs = [self.values[0][part, :features] for part in (real, fake, between, tangent)]
         self.conditions = [self.values[0][part, features:] for part in (real, fake, between, tangent)]
         (self.g_PD,) = buffers(points, [features])
@@ -177,14 +178,16 @@ class Buffers:
     def load(self, rows: Rows) -> None:
         """Write the rows and the points between them."""
         real, fake, between, _ = self.inputs
-        real.copy_(rows.real)
-        fake.copy_(rows.fake)
         step = self.step_of_points
+        if self.b:
+            real.copy_(rows.real)
+            fake.copy_(rows.fake)
         torch.lerp(rows.fake[::step], rows.real[::step], rows.eps[:, None], out=between)
         if rows.conditions is not None:
             real, fake, between, _ = self.conditions
-            real.copy_(rows.conditions)
-            fake.copy_(rows.conditions)
+            if self.b:
+                real.copy_(rows.conditions)
+                fake.copy_(rows.conditions)
             between.copy_(rows.conditions[::step])
 
     def forward(self, perceptron: Perceptron, layer: int) -> None:
@@ -291,6 +294,16 @@ class _Wasserstein:
         return rows.coefficients @ self.real[:, 0] - rows.fake_coefficients @ self.fake[:, 0]
 
 
+class _Penalty(_Wasserstein):
+    """No distance, f = h."""
+
+    def finish(self, rows: Rows, t_PO: Tensor | None) -> Tensor:
+        """As of `_Wasserstein`."""
+        if t_PO is not None:
+            self.by_between.zero_()
+        return rows.eps.new_zeros(())
+
+
 class _Embedding:
     """Losses of the lengths of six differences of embeddings, in pairs or rows; the last two make up f.
 
@@ -377,7 +390,7 @@ class _Surrogate(_Embedding):
         self.by_fake -= _partners(real_near + fake_near + turn_2PO[0])
 
 
-_HEADS = {"wasserstein": _Wasserstein, "energy": _Energy, "surrogate": _Surrogate}
+_HEADS = {"wasserstein": _Wasserstein, "energy": _Energy, "surrogate": _Surrogate, PENALTY: _Penalty}
 
 
 def _partners(rows: Tensor) -> Tensor:

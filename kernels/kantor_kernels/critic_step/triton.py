@@ -25,7 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kantor_kernels.critic_step.problem import STRAIGHT, CriticStep, Loss, Perceptron, Rows
+from kantor_kernels.critic_step.problem import PENALTY, STRAIGHT, CriticStep, Loss, Perceptron, Rows
 
 # Rows of a tile: few fill a device that has many processors where there are at most FEW rows, many share weights.
 FEW_ROWS, MANY_ROWS, FEW = 16, 32, 6144
@@ -39,6 +39,8 @@ PHASES = {
     "energy": ((True, False, False), (False, True, False), (False, False, True)),
     "surrogate": ((True, False, False), (False, True, False), (False, False, True)),
 }
+# The penalty alone is a Wasserstein step without real and generated rows.
+PHASES[PENALTY] = PHASES["wasserstein"]
 # loss, distance, penalty; what follows starts at multiples of 16 bytes.
 HEADER = 4
 
@@ -661,11 +663,12 @@ def _plan(
     device: torch.device,
 ) -> _Plan:
     bent, layers = activation not in STRAIGHT, len(sizes) - 1
+    whole, ends = kind in ("wasserstein", PENALTY), 0 if kind == PENALTY else 2 * batch
     # Many rows would spill before Hopper, and in the longest kernel, all passes with second derivatives.
-    spill = (bent and kind == "wasserstein") or _before_hopper(device)
-    rows = FEW_ROWS if spill or 2 * batch + points <= FEW else MANY_ROWS
+    spill = (bent and whole) or _before_hopper(device)
+    rows = FEW_ROWS if spill or ends + points <= FEW else MANY_ROWS
     # Every chunk of rows that a gradient sums is of one kind.
-    ends, between = (_cdiv(n, PART_CHUNK) * PART_CHUNK for n in (2 * batch, points))
+    ends, between = (_cdiv(n, PART_CHUNK) * PART_CHUNK for n in (ends, points))
     tiles = (ends + between) // rows
     launches = []
     for forward, reverse, adjoint in PHASES[kind]:
@@ -675,7 +678,7 @@ def _plan(
         launches.append((count, constants, critic_options(constants["WIDTH"])))
     width = launches[0][1]["WIDTH"]
     planes = 2 * layers + 1 + (layers - 1 if bent else 0)
-    used = ends + between * (2 if bent or kind != "wasserstein" else 1)
+    used = ends + between * (2 if bent or not whole else 1)
     blocks = max(_cdiv(outputs, TILE) * _cdiv(inputs, TILE) for inputs, outputs in pairwise(sizes))
     return _Plan(
         rows,
@@ -703,7 +706,7 @@ def specialisation(
     hidden = set(sizes[1:-1])
     alike = aligned and len(hidden) == 1 and max(hidden) % 4 == 0
     return {
-        "LOSS": kind,
+        "LOSS": "wasserstein" if kind == PENALTY else kind,
         "ACTIVATION": "straight" if activation in STRAIGHT else activation,
         "ONE_SIDED": one_sided,
         "STRIDE": max(hidden) if alike else 0,

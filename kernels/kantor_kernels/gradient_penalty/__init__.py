@@ -1,5 +1,5 @@
-"""The WGAN gradient penalty without a double backward."""
+"""The WGAN gradient penalty."""
 
-from kantor_kernels.gradient_penalty.functional import GradientPenalty, gradient_penalty
+from kantor_kernels.gradient_penalty.functional import GradientPenalty, explain_penalty, gradient_penalty
 
-__all__ = ["GradientPenalty", "gradient_penalty"]
+__all__ = ["GradientPenalty", "explain_penalty", "gradient_penalty"]

@@ -15,23 +15,41 @@ from kantor_kernels import transforms
 
 def gradient_penalty(
     critic: Callable[..., Tensor],
-    x_hat: Tensor,
+    real: Tensor,
+    fake: Tensor,
+    eps: Tensor,
     conditions: Tensor | None,
-    coefficient_B: Tensor,
+    coefficient_B: Tensor | None,
     target: float,
     one_sided: bool,
 ) -> tuple[Tensor, Tensor]:
-    """(sum_b c_b (|g_b| - target)^2, |g|), g the gradient of the critic's scalar by each sample of x_hat."""
+    """(sum_b c_b (|g_b| - target)^2, |g|), g the gradient of the critic's scalar by x_hat = eps x + (1 - eps) x~.
 
-    def total(x: Tensor) -> Tensor:
-        return (critic(x) if conditions is None else critic(x, conditions)).sum()
+    eps is of a shape that broadcasts; without coefficients, the mean. The penalty is differentiable by whatever the
+    critic depends on, to any order.
+
+    Raises:
+        ValueError: the critic does not return one score a sample.
+    """
+    x_hat = torch.lerp(fake, real, eps).detach()
+
+    def score(x: Tensor) -> Tensor:
+        found = critic(x) if conditions is None else critic(x, conditions)
+        b = len(x)
+        if found.shape != (b,) and found.shape != (b, 1):
+            raise ValueError(f"the critic must return ({b},) or ({b}, 1), got {tuple(found.shape)}")
+        return found
 
     if is_transformed():
-        return of_gradients(torch.func.grad(total)(x_hat), coefficient_B, target, one_sided)
-    x_hat = x_hat.detach().requires_grad_()
-    with torch.enable_grad():
-        (grad,) = torch.autograd.grad(total(x_hat), x_hat, create_graph=True)
+        grad = torch.func.grad(lambda x: score(x).sum())(x_hat)
         return of_gradients(grad, coefficient_B, target, one_sided)
+    x_hat.requires_grad_()
+    wanted = torch.is_grad_enabled()
+    with torch.enable_grad():
+        score_B = score(x_hat)
+        # Sample b's score depends on sample b alone, so this is the gradient of each.
+        (grad,) = torch.autograd.grad(score_B, x_hat, torch.ones_like(score_B), create_graph=wanted)
+    return of_gradients(grad, coefficient_B, target, one_sided)
 
 
 def is_transformed() -> bool:
@@ -39,13 +57,12 @@ def is_transformed() -> bool:
     return torch.compiler.is_compiling() or transforms.active()
 
 
-def of_gradients(grad: Tensor, coefficient_B: Tensor, target: float, one_sided: bool) -> tuple[Tensor, Tensor]:
-    """The penalty and the norms of given gradients (B, ...), differentiable by them: by 0 where one vanishes."""
-    norm2_B = grad.flatten(1).to(coefficient_B.dtype).square().sum(1)
-    positive_B = norm2_B > 0
-    # The inner `where` keeps the root's infinite slope at 0 out of the backward pass.
-    norm_B = torch.where(positive_B, torch.where(positive_B, norm2_B, 1.0).sqrt(), 0.0)
+def of_gradients(grad: Tensor, coefficient_B: Tensor | None, target: float, one_sided: bool) -> tuple[Tensor, Tensor]:
+    """The penalty and the norms of given gradients (B, ...), differentiable by them: where one vanishes, by 0."""
+    dtype = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    norm_B = torch.linalg.vector_norm(grad.flatten(1), dim=1, dtype=dtype)
     excess_B = norm_B - target
     if one_sided:
         excess_B = excess_B.clamp_min(0.0)
-    return (coefficient_B * excess_B.square()).sum(), norm_B
+    square_B = excess_B.square()
+    return square_B.mean() if coefficient_B is None else torch.dot(coefficient_B, square_B), norm_B

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kantor_kernels import CriticStep, Perceptron, backends, mlp_critic_step, mlp_forward
+from kantor_kernels import CriticStep, Perceptron, backends, gradient_penalty, mlp_critic_step, mlp_forward
 from kantor_kernels.backends import why_not_compile
 from kantor_kernels.critic_step import functional, tiled
 from kantor_kernels.critic_step.problem import read
@@ -127,6 +127,34 @@ def test_blocks_add_up(activation: str, loss: str, backend: str, monkeypatch: py
         for _ in range(2):
             for name, value in flat(mlp_critic_step(critic, real, fake, backend=backend, **options)).items():
                 assert_close(name, value, exact[name], rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+@pytest.mark.parametrize("b", [1, 22, 101])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_penalty_alone(activation: str, b: int, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In panels and blocks that do not divide the batch, and in memory that holds NaN at first."""
+    monkeypatch.setattr(tiled, "BLOCK", 40)
+    tiled._local.__dict__.clear()
+    critic = perceptron(activation, 1)
+    found = Perceptron.of(critic)
+    assert found is not None
+    x, y, conditions = rows(b=b)
+    real, fake = torch.cat([x, conditions], 1), torch.cat([y, conditions], 1)
+    eps, share = torch.linspace(0, 1, b, dtype=torch.float64)[:, None], torch.linspace(0, 1, b, dtype=torch.float64)
+    for one_sided in (False, True):
+        with poisoned_memory():
+            ours = functional.penalty_alone(found, real, fake, eps, share, 0.3, one_sided, backend)
+        assert ours.distance == 0
+        exact, norms = gradient_penalty(
+            critic, real, fake, eps=eps, weights=share, normalise=False, target=0.3, one_sided=one_sided,
+            return_norms=True, backend="reference",
+        )  # fmt: skip
+        assert_close("penalty", ours.penalty, exact, rtol=1e-12)
+        assert_close("norms", ours.norms, norms, rtol=1e-12)
+        gradients = torch.autograd.grad(exact, list(critic.parameters()), allow_unused=True, materialize_grads=True)
+        for mine, theirs in zip(ours.gradients, gradients, strict=True):
+            assert_close("gradient", mine, theirs, rtol=1e-11, atol=1e-12 * max(1.0, float(theirs.abs().max())))
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch"])
@@ -343,8 +371,8 @@ def test_bad_input_is_refused() -> None:
         "is followed by": lambda: Perceptron((w, w), (None, None), "tanh"),
         "has a bias": lambda: Perceptron((w,), (w[0],), "tanh"),
         "1 weights and 2 biases": lambda: Perceptron((w,), (None, None), "tanh"),
-        "stands twice": lambda: Perceptron((square, square), (None, None), "tanh"),
-        "differ in dtype": lambda: Perceptron((w,), (w[:, 0].float(),), "tanh"),
+        "stands in it twice": lambda: Perceptron((square, square), (None, None), "tanh"),
+        "not all of one dtype": lambda: Perceptron((w,), (w[:, 0].float(),), "tanh"),
     }.items():
         with pytest.raises(ValueError, match=message):
             call()

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kantor_kernels import CriticStep, mlp_critic_step
+from kantor_kernels import CriticStep, Perceptron, gradient_penalty, mlp_critic_step
+from kantor_kernels.critic_step.functional import penalty_alone
 from kantor_kernels.testing import assert_close, poisoned_memory
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -178,6 +179,30 @@ def test_batches(batch: int) -> None:
         check(perceptron(6, [32, 32], 1, activation), batch, 6)
     for loss in ("energy", "surrogate"):
         check(perceptron(6, [32, 32], 4, "leaky_relu"), 2 * batch, 6, loss=loss)
+
+
+@interpreted
+@pytest.mark.parametrize("batch", [1, 33, 67])
+@pytest.mark.parametrize("activation", ["leaky_relu", "silu"])
+def test_the_penalty_alone(activation: str, batch: int) -> None:
+    """Without real and generated rows, in memory that holds NaN at first."""
+    critic = perceptron(5, [20, 24], 1, activation)
+    generator = torch.Generator().manual_seed(batch)
+    real, fake = torch.randn(2, batch, 5, generator=generator)
+    eps, share = torch.rand(batch, 1, generator=generator), torch.rand(batch, generator=generator) / batch
+    found = Perceptron.of(critic)
+    assert found is not None
+    with poisoned_memory():
+        ours = penalty_alone(found, real, fake, eps, share, 0.7, False, "triton")
+    assert ours.distance == 0
+    exact, norms = gradient_penalty(
+        critic, real, fake, eps=eps, weights=share, normalise=False, target=0.7, return_norms=True, backend="reference"
+    )
+    assert_close("penalty", ours.penalty, exact, rtol=1e-5)
+    assert_close("norms", ours.norms, norms, rtol=1e-5)
+    gradients = torch.autograd.grad(exact, list(critic.parameters()), allow_unused=True, materialize_grads=True)
+    for mine, theirs in zip(ours.gradients, gradients, strict=True):
+        assert_close("gradient", mine, theirs, rtol=1e-5, atol=1e-6)
 
 
 @interpreted

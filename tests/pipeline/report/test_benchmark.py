@@ -116,7 +116,7 @@ def test_sizes_have_three_digits() -> None:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = (PairwiseCase(60, 3, Energy()), PenaltyCase(8, width=8, depth=2))
+    found = (PairwiseCase(60, 3, Energy()), PenaltyCase(8))
     monkeypatch.setattr(kantor_kernels.benchmark, "QUICK_CASES", found)
 
 
