@@ -66,7 +66,7 @@ class Sample:
 def may_look(x: Tensor) -> bool:
     """Whether values may be looked at: not while a call is compiled, transformed (`vmap` gives no values) or captured,
     which a call outside came before."""
-    if torch.compiler.is_compiling() or transforms.active():
+    if transforms.traced():
         return False
     return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
 

@@ -28,6 +28,11 @@ def active() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def traced() -> bool:
+    """Whether the call is compiled, or inside of a transform: both look into it, and give no values."""
+    return torch.compiler.is_compiling() or active()
+
+
 def with_derivatives(
     operator: Any,
     context: Callable[[Any, tuple[Any, ...], Any], Sequence[Tensor | None]],

@@ -16,7 +16,7 @@ import kantor_kernels
 from kantor_kernels import Energy, backends
 from kantor_kernels.critic_step.functional import Layers
 from kantor_kernels.gradient_penalty.functional import Points
-from kantor_kernels.pairwise.functional import Pairs
+from kantor_kernels.pairwise.functional import Pairs, Slopes
 from kantor_kernels.permutation.functional import Pool
 from kantor_kernels.sliced.functional import Directions
 from kantor_kernels.testing import assert_close, poisoned_memory
@@ -46,7 +46,7 @@ CALLS: dict[str, Callable[[str], object]] = {
 }
 PROBLEMS: dict[str, Callable[[str], backends.Problem]] = {
     "pairwise": lambda device: Pairs(torch.device(device), torch.float32, 3, True),
-    "kernel_slope": lambda device: Pairs(torch.device(device), torch.float32, 3, True),
+    "kernel_slope": lambda device: Slopes(torch.device(device), True, 36),
     "sliced": lambda device: Directions(torch.device(device)),
     "permutation": lambda device: Pool(torch.device(device)),
     "gradient_penalty": lambda device: Points.of(copy.deepcopy(CRITIC).to(device), X.to(device), None),

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, overload
 import torch
 from torch import Tensor, nn
 
-from kantor_kernels import backends
+from kantor_kernels import backends, transforms
 from kantor_kernels.arguments import (
     check_flags,
     check_generator,
@@ -43,7 +43,7 @@ def _known(critic: object, real: Tensor, conditions: Tensor | None) -> Perceptro
     found = read(critic)
     if isinstance(found, str):
         return f"of the critic, {found}"
-    if reference.is_transformed():
+    if transforms.traced():
         return "inside of a compiled function or a transform the whole is one graph"
     if not torch.is_grad_enabled():
         return "without a gradient there is one backward pass anyway"

@@ -40,7 +40,7 @@ def gradient_penalty(
             raise ValueError(f"the critic must return ({b},) or ({b}, 1), got {tuple(found.shape)}")
         return found
 
-    if is_transformed():
+    if transforms.traced():  # where gradients are transforms, too
         grad = torch.func.grad(lambda x: score(x).sum())(x_hat)
         return of_gradients(grad, coefficient_B, target, one_sided)
     x_hat.requires_grad_()
@@ -50,11 +50,6 @@ def gradient_penalty(
         # Sample b's score depends on sample b alone, so this is the gradient of each.
         (grad,) = torch.autograd.grad(score_B, x_hat, torch.ones_like(score_B), create_graph=wanted)
     return of_gradients(grad, coefficient_B, target, one_sided)
-
-
-def is_transformed() -> bool:
-    """Whether the call is compiled, or inside of a transform of `torch.func`, where gradients are transforms, too."""
-    return torch.compiler.is_compiling() or transforms.active()
 
 
 def of_gradients(grad: Tensor, coefficient_B: Tensor | None, target: float, one_sided: bool) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kantor_kernels import backends
+from kantor_kernels import backends, transforms
 from kantor_kernels.arguments import check_flags, check_generator, check_tensors, instance
 from kantor_kernels.backends import Backend, Explanation, InModule
 from kantor_kernels.pairwise import autograd, line, reference, slope, tiled
@@ -58,7 +58,30 @@ OPERATION = backends.register(
     InModule("torch", tiled),
     InModule("reference", reference),
 )
-SLOPE = backends.register("kernel_slope", InModule("torch", slope), InModule("reference", reference))
+
+
+class Slopes(NamedTuple):
+    """What is asked of `kernel_slope`; `pairs` are those of one sample with the other."""
+
+    device: torch.device
+    energy: bool
+    pairs: int
+
+
+def _beyond_cpu_slope(problem: Slopes) -> str | None:
+    if not problem.energy:
+        return "it is for the energy kernel with exponent 1"
+    if problem.pairs > slope.PAIRS:
+        return f"it holds the pairs, at most {slope.PAIRS}"
+    return "it is not for compiled functions and transforms" if transforms.traced() else None
+
+
+SLOPE = backends.register(
+    "kernel_slope",
+    InModule("cpu", "kantor_kernels.pairwise.cpu_slope", "numba", ("cpu",), _beyond_cpu_slope),
+    InModule("torch", slope),
+    InModule("reference", reference),
+)
 
 
 def mmd(
@@ -196,7 +219,8 @@ def kernel_slope(
 
     Its own derivatives by x, y and the weights come from ordinary operations on tiles of pairs, several times faster
     than by the second derivatives of the potential: where a witness function's slope is penalised, say. Memory grows
-    with (N + M) D and one tile. Rows that coincide with a kink of the kernel have slope and derivative 0 there.
+    with (N + M) D and one tile; with "cpu" with N M. Rows that coincide with a kink of the kernel have slope and
+    derivative 0 there.
 
     Args:
         x: (..., N, D).
@@ -204,14 +228,15 @@ def kernel_slope(
         weight_y: (..., M) or None for equal weights.
         kernel: default Energy(); radial, its bandwidths numbers.
         normalise, skip_diagonal, precision: as in `kernel_potential`.
-        backend: "auto", "torch", or "reference" (the definition, any order of derivative).
+        backend: "auto", "cpu" (the energy kernel, up to 4 million pairs, which it holds), "torch", or "reference" (the
+            definition, any order of derivative).
 
     Returns:
-        (..., N, D), float32, or float64 for float64 input; with "torch" differentiable once.
+        (..., N, D), float32, or float64 for float64 input; but with "reference" differentiable once.
 
     Raises:
         TypeError, ValueError: as `mmd`; a kernel that is not radial, a tensor or median bandwidth.
-        NotImplementedError: a second derivative of the result was asked for (with "torch").
+        NotImplementedError: a second derivative of the result was asked for (but with "reference").
     """
     kernel = _checked(kernel, Energy())
     check_flags(normalise=normalise, skip_diagonal=skip_diagonal)
@@ -219,7 +244,8 @@ def kernel_slope(
         raise ValueError(f"kernel_slope is for radial kernels whose bandwidths are numbers, got {kernel}")
     sample_x, sample_y = prepare_pair(x, y, None, weight_y, precision, "v", normalise)
     points = sample_x.points
-    problem = Pairs(points.device, points.dtype, points.shape[-1], kernel.radial)
+    is_energy = isinstance(kernel, Energy) and kernel.exponent == 1.0
+    problem = Slopes(points.device, is_energy, points.shape[-2] * sample_y.points.shape[-2])
     chosen, _ = backends.choose(SLOPE, backend, problem)
     if chosen.name == "reference":
         arguments = points, sample_y.points, sample_y.weight, kernel, normalise, skip_diagonal
