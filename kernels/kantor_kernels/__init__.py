@@ -1,7 +1,7 @@
 """Kernels of critic-heavy generative training, usable alone: pairwise statistics, gradient penalty, two-sample test."""
 
 from kantor_kernels.backends import Choice, Explanation
-from kantor_kernels.critic_step import CriticStep, Perceptron, mlp_critic_step, mlp_forward
+from kantor_kernels.critic_step import Comparison, CriticStep, Perceptron, mlp_critic_step, mlp_forward
 from kantor_kernels.distance import EnergyDistanceLoss, energy_distance
 from kantor_kernels.gradient_penalty import GradientPenalty, explain_penalty, gradient_penalty
 from kantor_kernels.pairwise import (
@@ -24,6 +24,7 @@ from kantor_kernels.sliced import sliced_energy_distance
 
 __all__ = [
     "Choice",
+    "Comparison",
     "CriticStep",
     "Energy",
     "EnergyDistanceLoss",

@@ -2,6 +2,14 @@
 
 from kantor_kernels.critic_step.autograd import with_gradients
 from kantor_kernels.critic_step.functional import mlp_critic_step, mlp_forward
-from kantor_kernels.critic_step.problem import CriticStep, Perceptron, why_not_bypass
+from kantor_kernels.critic_step.problem import Comparison, CriticStep, Perceptron, why_not_bypass
 
-__all__ = ["CriticStep", "Perceptron", "mlp_critic_step", "mlp_forward", "why_not_bypass", "with_gradients"]
+__all__ = [
+    "Comparison",
+    "CriticStep",
+    "Perceptron",
+    "mlp_critic_step",
+    "mlp_forward",
+    "why_not_bypass",
+    "with_gradients",
+]

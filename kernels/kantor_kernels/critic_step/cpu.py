@@ -17,13 +17,19 @@ from torch import Tensor
 from kantor_kernels import threads
 from kantor_kernels.compiling import jit
 from kantor_kernels.critic_step.cpu_products import COLUMNS, multiply, multiply_add, transpose
-from kantor_kernels.critic_step.problem import PENALTY, CriticStep, Loss, Perceptron, Rows
-from kantor_kernels.critic_step.tiled import Buffers, by_blocks, reused
+from kantor_kernels.critic_step.problem import COMPARED, PENALTY, CriticStep, Loss, Perceptron, Rows
+from kantor_kernels.critic_step.tiled import Buffers, Compared, by_blocks, reused
 from kantor_kernels.threads import run_parts
 
 unflatten_dense_tensors: Any = torch._C._nn.unflatten_dense_tensors  # pyright: ignore[reportAttributeAccessIssue]
-_WASSERSTEIN, _ENERGY, _SURROGATE, _ALONE = range(4)
-_KINDS = {"wasserstein": _WASSERSTEIN, "energy": _ENERGY, "surrogate": _SURROGATE, PENALTY: _ALONE}
+_WASSERSTEIN, _ENERGY, _SURROGATE, _ALONE, _COMPARED = range(5)
+_KINDS = {
+    "wasserstein": _WASSERSTEIN,
+    "energy": _ENERGY,
+    "surrogate": _SURROGATE,
+    PENALTY: _ALONE,
+    COMPARED: _COMPARED,
+}
 # Rows of the batch that go through all layers together, even: three times as many values of each layer, or four. Of a
 # penalty alone, one value a row, three times as many rows.
 PANEL = 16
@@ -38,7 +44,8 @@ def critic_step(perceptron: Perceptron, rows: Rows, loss: Loss) -> CriticStep:
     if not perceptron.straight:
         return by_blocks(perceptron, rows, loss, _Bending)
     with torch.no_grad():
-        return _step_for(perceptron).run(perceptron, rows, loss)
+        step = _step_for(perceptron)
+        return (step.compare if loss.kind == COMPARED else step.run)(perceptron, rows, loss)
 
 
 def values(perceptron: Perceptron, x_NI: Tensor) -> Tensor:
@@ -121,6 +128,38 @@ class _Step:
         by_parameter = unflatten_dense_tensors(gradients, perceptron.parameters())
         return CriticStep(total, distance, penalty, norm_P, tuple(by_parameter))
 
+    def compare(self, perceptron: Perceptron, rows: Rows, loss: Loss) -> CriticStep:
+        """The step in three compiled parts, between which all embeddings are compared; all panels' values stay."""
+        self.copy(perceptron)
+        b, o, parts = len(rows.real), perceptron.outputs, len(self.totals)
+        conditions = rows.real[:, :0] if rows.conditions is None else rows.conditions
+        stored = -(-b // PANEL), self.values.shape[1]
+        key = "stored", stored, rows.real.dtype, *(w.shape for w in perceptron.weights)
+        values, cotangents = reused(key, lambda: [rows.real.new_zeros(stored).numpy() for _ in range(2)])
+        embeddings, adjoints = rows.real.new_empty(3, b, o), rows.real.new_empty(3, b, o)
+        slope_BO, t_BO, norm_B = (torch.empty_like(like) for like in (adjoints[0], adjoints[0], rows.eps))
+        gradients = rows.real.new_empty(self.numbers)
+        starter, threads = self.threads(24 * b)
+
+        layout = self.layout, self.weights, self.transposed, self.biases
+        batch = tuple(map(_array, (rows.real, rows.fake, conditions, rows.eps)))
+        _embed(starter, threads, parts, self.parameters, *layout, perceptron.slope, *batch, values, embeddings.numpy())
+        head = Compared(embeddings.unbind(), adjoints.unbind(), slope_BO)
+        head.start(loss)
+        _look(
+            starter, threads, *layout, perceptron.slope, loss.weight, loss.target, loss.one_sided,
+            rows.real.shape[1], slope_BO.numpy(), _array(rows.penalty_coefficients), norm_B.numpy(),
+            values, cotangents, self.scratch, self.by_biases, self.totals, t_BO.numpy(),
+        )  # fmt: skip
+        distance = head.finish(rows, t_BO).to(rows.real.dtype)
+        _descend(
+            starter, threads, *layout, perceptron.slope, adjoints.numpy(),
+            values, cotangents, self.by_weights, self.by_biases, gradients.numpy(),
+        )  # fmt: skip
+        penalty = rows.real.new_tensor(self.totals[:, 2].sum())
+        by_parameter = unflatten_dense_tensors(gradients, perceptron.parameters())
+        return CriticStep(loss.weight * penalty - distance, distance, penalty, norm_B, tuple(by_parameter))
+
     def threads(self, products: int) -> tuple[int, int]:
         """How threads are started and how many, for so many operations with each weight."""
         return threads.starter(), threads.how_many(products * self.by_weights.shape[1] / _OPERATIONS_PER_PAIR)
@@ -150,11 +189,17 @@ class _Bending(Buffers):
         conditions = rows.real[:, :0] if rows.conditions is None else rows.conditions
         _load(self.x, _array(rows.real), _array(rows.fake), _array(conditions), _array(rows.eps), self.b)
 
-    def start(self) -> None:
+    def start(self, loss: Loss) -> None:
+        if self.kind == _COMPARED:
+            super().start(loss)
+            return
         h, _, s, _ = self.ends
         _start(h, s, self.kind, self.b)
 
     def finish(self, rows: Rows, total_3: Tensor) -> None:
+        if self.kind == _COMPARED:
+            super().finish(rows, total_3)
+            return
         h, r, _, t = self.ends
         a, b = _array(rows.coefficients), _array(rows.fake_coefficients)
         _finish(h, r, t, a, b, self.kind, self.merged, total_3.numpy())
@@ -323,28 +368,158 @@ def _panel(
     else:
         _reverse(layout, weights, slope, values, cotangents, every, tangents, every, between - tangents, 0, by_biases)
 
-    g = scratch[: points * layout[0, _COLUMNS]].reshape(points, layout[0, _COLUMNS])
-    multiply(g, _rows_at(cotangents, layout, 1, every)[tangents:], _weights_at(weights, layout, 0))
-    _penalise(g[:, : real.shape[1]], c, weight, target, one_sided, norms, x[tangents:], total)
-
-    for level in range(top - 1):
-        t, h = _rows_at(values, layout, level, every)[tangents:], _rows_at(values, layout, level + 1, every)
-        u = scratch[: points * h.shape[1]].reshape(points, h.shape[1])
-        multiply(u, t, _transposed_at(transposed, layout, level))
-        _slope(u, h[between:rows], slope, h[tangents:])
+    _tangent(
+        layout, weights, transposed, slope, values, cotangents, scratch, every, between, tangents,
+        c, weight, target, one_sided, real.shape[1], norms, total,
+    )  # fmt: skip
 
     if not merged:
-        h, t = _rows_at(values, layout, top, every), _rows_at(values, layout, top - 1, every)[tangents:]
-        multiply(h[tangents:], t, _transposed_at(transposed, layout, top - 1))
+        _top_of_tangent(layout, transposed, values, every, tangents)
         _finish(h[:rows, :outputs], r[:rows, :outputs], h[tangents:, :outputs], a, b, kind, merged, total)
         _reverse(layout, weights, slope, values, cotangents, every, 0, rows, 0, biased, by_biases)
 
-    for level in range(top):
+    _collect(layout, values, cotangents, every, by_weights, add)
+
+
+@_jit
+def _tangent(
+    layout: Any, weights: Any, transposed: Any, slope: float, values: Any, cotangents: Any, scratch: Any,
+    every: int, between: int, tangents: int,
+    c: Any, weight: float, target: float, one_sided: bool, features: int, norms: Any, total: Any,
+) -> None:  # fmt: skip
+    """From s to g, norms and penalty, and from v to t of all layers but the last."""
+    points = every - tangents
+    g = scratch[: points * layout[0, _COLUMNS]].reshape(points, layout[0, _COLUMNS])
+    multiply(g, _rows_at(cotangents, layout, 1, every)[tangents:], _weights_at(weights, layout, 0))
+    v = _rows_at(values, layout, 0, every)[tangents:]
+    _penalise(g[:, :features], c, weight, target, one_sided, norms, v, total)
+    for level in range(len(layout) - 2):
+        t, h = _rows_at(values, layout, level, every)[tangents:], _rows_at(values, layout, level + 1, every)
+        u = scratch[: points * h.shape[1]].reshape(points, h.shape[1])
+        multiply(u, t, _transposed_at(transposed, layout, level))
+        _slope(u, h[between : between + points], slope, h[tangents:])
+
+
+@_jit
+def _top_of_tangent(layout: Any, transposed: Any, values: Any, every: int, tangents: int) -> None:
+    top = len(layout) - 1
+    h, t = _rows_at(values, layout, top, every), _rows_at(values, layout, top - 1, every)[tangents:]
+    multiply(h[tangents:], t, _transposed_at(transposed, layout, top - 1))
+
+
+@_jit
+def _collect(layout: Any, values: Any, cotangents: Any, every: int, by_weights: Any, add: bool) -> None:
+    """Write or add the gradients of the weights."""
+    for level in range(len(layout) - 1):
         r, h = _rows_at(cotangents, layout, level + 1, every), _rows_at(values, layout, level, every)
         if add:
             multiply_add(_weights_at(by_weights, layout, level), r.T, h)
         else:
             multiply(_weights_at(by_weights, layout, level), r.T, h)
+
+
+# The step in three parts: `values` and `cotangents` have a row for each panel of the batch, which stays.
+
+
+@_jit
+def _embed(
+    starter: int, threads: int, parts: int, parameters: Any, layout: Any, weights: Any, transposed: Any, biases: Any,
+    slope: float, real: Any, fake: Any, conditions: Any, eps: Any, values: Any, embeddings: Any,
+) -> None:  # fmt: skip
+    """The embeddings (3, B, O) of real and generated rows and of the points between."""
+    run_parts(starter, threads, parts, _lay_out, (parts, parameters, weights, transposed, biases, layout))
+    arguments = parts, layout, transposed, biases, slope, real, fake, conditions, eps, values, embeddings
+    run_parts(starter, threads, parts, _embed_part, arguments)
+
+
+@_jit
+def _embed_part(
+    part: int, parts: int, layout: Any, transposed: Any, biases: Any, slope: float,
+    real: Any, fake: Any, conditions: Any, eps: Any, values: Any, embeddings: Any,
+) -> None:  # fmt: skip
+    start, stop = _rows_of_part(part, parts, len(real), PANEL)
+    for first in range(start, stop, PANEL):
+        last, mine = min(first + PANEL, stop), values[first // PANEL]
+        b = last - first
+        x = _rows_at(mine, layout, 0, 4 * b)
+        _load(x, real[first:last], fake[first:last], conditions[first:last], eps[first:last], b)
+        _up(layout, transposed, biases, slope, mine, 4 * b, 3 * b)
+        h = _rows_at(mine, layout, len(layout) - 1, 4 * b)[:, : embeddings.shape[2]]
+        for k in range(3):
+            embeddings[k, first:last] = h[k * b : (k + 1) * b]
+
+
+@_jit
+def _look(
+    starter: int, threads: int, layout: Any, weights: Any, transposed: Any, biases: Any, slope: float,
+    weight: float, target: float, one_sided: bool, features: int, by_between: Any, c: Any, norms: Any,
+    values: Any, cotangents: Any, scratch: Any, by_biases: Any, totals: Any, t: Any,
+) -> None:  # fmt: skip
+    """From df / dh at the points between to norms, penalty and the tangent of their embeddings."""
+    arguments = (
+        layout, weights, transposed, slope, weight, target, one_sided, features, by_between, c, norms,
+        values, cotangents, scratch, by_biases, totals, t,
+    )  # fmt: skip
+    run_parts(starter, threads, len(totals), _look_part, arguments)
+
+
+@_jit
+def _look_part(
+    part: int, layout: Any, weights: Any, transposed: Any, slope: float,
+    weight: float, target: float, one_sided: bool, features: int, by_between: Any, c: Any, norms: Any,
+    values: Any, cotangents: Any, scratch: Any, by_biases: Any, totals: Any, t: Any,
+) -> None:  # fmt: skip
+    totals[part] = 0
+    top, outputs = len(layout) - 1, by_between.shape[1]
+    start, stop = _rows_of_part(part, len(totals), len(by_between), PANEL)
+    for first in range(start, stop, PANEL):
+        last, panel = min(first + PANEL, stop), first // PANEL
+        b = last - first
+        every, between, tangents = 4 * b, 2 * b, 3 * b
+        _rows_at(cotangents[panel], layout, top, every)[tangents:, :outputs] = by_between[first:last]
+        _reverse(
+            layout, weights, slope, values[panel], cotangents[panel], every, tangents, every, between - tangents,
+            0, by_biases[part],
+        )  # fmt: skip
+        _tangent(
+            layout, weights, transposed, slope, values[panel], cotangents[panel], scratch[part],
+            every, between, tangents,
+            c[first:last], weight, target, one_sided, features, norms[first:last], totals[part],
+        )  # fmt: skip
+        _top_of_tangent(layout, transposed, values[panel], every, tangents)
+        t[first:last] = _rows_at(values[panel], layout, top, every)[tangents:, :outputs]
+
+
+@_jit
+def _descend(
+    starter: int, threads: int, layout: Any, weights: Any, transposed: Any, biases: Any, slope: float, adjoints: Any,
+    values: Any, cotangents: Any, by_weights: Any, by_biases: Any, gradients: Any,
+) -> None:  # fmt: skip
+    """Gradients by the parameters from those of the loss by the embeddings, (3, B, O)."""
+    arguments = layout, weights, slope, adjoints, values, cotangents, by_weights, by_biases
+    run_parts(starter, threads, len(by_weights), _descend_part, arguments)
+    run_parts(starter, threads, len(by_weights), _add_up, (by_weights, by_biases, layout, gradients))
+
+
+@_jit
+def _descend_part(
+    part: int, layout: Any, weights: Any, slope: float, adjoints: Any, values: Any, cotangents: Any, by_weights: Any,
+    by_biases: Any,
+) -> None:  # fmt: skip
+    by_biases[part] = 0
+    start, stop = _rows_of_part(part, len(by_weights), adjoints.shape[1], PANEL)
+    if start == stop:
+        by_weights[part] = 0
+    for first in range(start, stop, PANEL):
+        last, panel = min(first + PANEL, stop), first // PANEL
+        b = last - first
+        r = _rows_at(cotangents[panel], layout, len(layout) - 1, 4 * b)[:, : adjoints.shape[2]]
+        for k in range(3):
+            r[k * b : (k + 1) * b] = adjoints[k, first:last]
+        _reverse(
+            layout, weights, slope, values[panel], cotangents[panel], 4 * b, 0, 3 * b, 0, 3 * b, by_biases[part]
+        )  # fmt: skip
+        _collect(layout, values[panel], cotangents[panel], 4 * b, by_weights[part], first > start)
 
 
 @_jit

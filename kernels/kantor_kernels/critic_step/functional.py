@@ -19,7 +19,17 @@ from kantor_kernels.arguments import (
 )
 from kantor_kernels.backends import InModule
 from kantor_kernels.critic_step import reference, tiled
-from kantor_kernels.critic_step.problem import LOSSES, PENALTY, CriticStep, Loss, Perceptron, Rows, read
+from kantor_kernels.critic_step.problem import (
+    COMPARED,
+    LOSSES,
+    PENALTY,
+    Comparison,
+    CriticStep,
+    Loss,
+    Perceptron,
+    Rows,
+    read,
+)
 from kantor_kernels.samples import check_shares
 
 # Layers whose activations fit on a processor; wider ones are what matrix libraries are good at.
@@ -29,22 +39,28 @@ WIDEST = 256
 class Layers(NamedTuple):
     """What is asked of a perceptron's step or of its values.
 
-    `sizes` are those of the input and of each layer.
+    `sizes` are those of the input and of each layer; `compared`: by a `Comparison`.
     """
 
     device: torch.device
     dtype: torch.dtype
     sizes: tuple[int, ...]
     straight: bool
+    compared: bool = False
 
     @classmethod
-    def of(cls, perceptron: Perceptron) -> Layers:
+    def of(cls, perceptron: Perceptron, *, compared: bool = False) -> Layers:
         first = perceptron.weights[0]
         sizes = perceptron.inputs, *(len(weight) for weight in perceptron.weights)
-        return cls(first.device, first.dtype, sizes, perceptron.straight)
+        return cls(first.device, first.dtype, sizes, perceptron.straight, compared)
+
+
+_OWN_LOSSES = "it knows its own losses alone"
 
 
 def _beyond_triton(problem: Layers) -> str | None:
+    if problem.compared:
+        return _OWN_LOSSES
     if len(problem.sizes) > 2 and max(problem.sizes) <= WIDEST and problem.dtype == torch.float32:
         return None
     return (
@@ -71,7 +87,7 @@ OPERATION = backends.register(
     InModule(
         "compiled",
         "kantor_kernels.critic_step.compiled",
-        limits=lambda problem: backends.why_not_compile(problem.device),
+        limits=lambda problem: _OWN_LOSSES if problem.compared else backends.why_not_compile(problem.device),
         unasked=_not_worth_compiling,
     ),
     InModule("cpu", "kantor_kernels.critic_step.cpu", "numba", ("cpu",)),
@@ -91,7 +107,7 @@ def mlp_critic_step(
     fake: Tensor,
     *,
     conditions: Tensor | None = None,
-    loss: str = "wasserstein",
+    loss: str | Comparison = "wasserstein",
     weight: float = 10.0,
     target: float = 1.0,
     one_sided: bool = False,
@@ -112,6 +128,8 @@ def mlp_critic_step(
       - |h(g1) - h(g2)| - |h(r1) - h(r2)|), f(x) = |h(x) - h(g2)| - |h(x) - h(r2)| between r1 and g1.
     - "surrogate": f(x) = |h(x) - h(fake')| - |h(x)| with fake' the partner's generated row, distance = sum a f(real)
       - sum b f(fake).
+    - a `Comparison`: its distance, and an f with its slope. Autograd differentiates the comparison by the embeddings,
+      nothing goes through the layers.
 
     Sources: Gulrajani et al., arXiv:1704.00028, Algorithm 1; Bellemare et al., arXiv:1705.10743, Algorithm 1.
 
@@ -119,10 +137,10 @@ def mlp_critic_step(
         critic: an `nn.Sequential` of Linear layers with one kind of activation (LeakyReLU, ReLU, SiLU, Tanh, Softplus)
             between them, each once and without hooks, or a `Perceptron`. Its input is a row and, beside it, its
             conditions.
-        real: (B, D); B even except for "wasserstein".
+        real: (B, D); B even for "energy" and "surrogate".
         fake: (B, D), same dtype and device.
         conditions: (B, C), of both rows.
-        loss: "wasserstein", "energy" or "surrogate".
+        loss: "wasserstein", "energy", "surrogate", or an object with the methods of a `Comparison`.
         weight: of the penalty.
         target: the norm that costs nothing.
         one_sided: penalise only norms above the target.
@@ -146,12 +164,18 @@ def mlp_critic_step(
             [0, 1] (looked at on CPUs), a backend that is unknown or cannot run.
     """
     perceptron = _perceptron("critic", critic, "gradient_penalty takes any critic")
-    check_choice("loss", loss, LOSSES)
+    compare = None if isinstance(loss, str) or not hasattr(loss, "slope") else loss
+    kind = COMPARED if compare is not None else loss
+    if compare is None:
+        check_choice("loss", kind, LOSSES)
+    elif coefficients is not None or fake_coefficients is not None:
+        raise ValueError("a Comparison has its own coefficients: pass those of the penalty alone")
+    assert isinstance(kind, str)
     check_flags(one_sided=one_sided)
-    what = Loss(loss, finite_number("weight", weight), finite_number("target", target), one_sided)
-    rows = _rows(real, fake, conditions, loss, eps, generator, coefficients, fake_coefficients, penalty_coefficients)
-    _check(perceptron, rows, loss)
-    chosen, _ = backends.choose(OPERATION, backend, Layers.of(perceptron))
+    what = Loss(kind, finite_number("weight", weight), finite_number("target", target), one_sided, compare)
+    rows = _rows(real, fake, conditions, kind, eps, generator, coefficients, fake_coefficients, penalty_coefficients)
+    _check(perceptron, rows, kind)
+    chosen, _ = backends.choose(OPERATION, backend, Layers.of(perceptron, compared=compare is not None))
     return chosen.run("critic_step", perceptron, rows, what)
 
 
@@ -241,7 +265,7 @@ def _rows(
     check_generator(generator)
     if real.ndim != 2 or real.shape != fake.shape or len(real) == 0:
         raise ValueError(f"real and fake must be (B, D), not empty, got {tuple(real.shape)} and {tuple(fake.shape)}")
-    if loss != "wasserstein" and len(real) % 2:
+    if loss in ("energy", "surrogate") and len(real) % 2:
         raise ValueError(f"the rows of the {loss} loss come in pairs, got {len(real)}")
     if loss == "energy" and fake_coefficients is not None:
         raise ValueError("the energy loss has one coefficient for each pair: pass `coefficients` alone")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ STRAIGHT = ("leaky_relu", "relu")
 LOSSES = ("wasserstein", "energy", "surrogate")
 # The penalty of a critic with one output, for `gradient_penalty`: of the rows, the points between alone are looked at.
 PENALTY = "penalty"
+# Any comparison of embeddings.
+COMPARED = "compared"
 _NO_PERCEPTRON = "it is no nn.Sequential of Linear layers with one kind of activation between them"
 
 
@@ -107,18 +109,35 @@ class Rows(NamedTuple):
     penalty_coefficients: Tensor  # (P,)
 
 
+class Comparison(Protocol):
+    """How embeddings h (B, O) of real and generated rows are compared, in operations that autograd differentiates once.
+
+    With ranks that share a batch, both are this one's share, and may gather the rows of all.
+    """
+
+    def distance(self, real_BO: Tensor, fake_BO: Tensor, /) -> Tensor:
+        """What the critic maximises, a scalar."""
+        ...
+
+    def slope(self, between_BO: Tensor, real_BO: Tensor, fake_BO: Tensor, /) -> Tensor:
+        """df / dh of the penalised f at the embeddings of the points between, (B, O)."""
+        ...
+
+
 @dataclass(frozen=True)
 class Loss:
     """loss = -distance + weight sum_p c_p (|g_p| - target)^2; one-sided: max(0, |g_p| - target)^2.
 
     Attributes:
-        kind: one of LOSSES, or PENALTY, whose distance is 0.
+        kind: one of LOSSES, PENALTY, whose distance is 0, or COMPARED.
+        compare: of COMPARED.
     """
 
     kind: str
     weight: float
     target: float
     one_sided: bool
+    compare: Comparison | None = None
 
 
 class CriticStep(NamedTuple):

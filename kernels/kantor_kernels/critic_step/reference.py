@@ -28,10 +28,16 @@ def critic_step(perceptron: Perceptron, rows: Rows, loss: Loss) -> CriticStep:
         conditions = rows.conditions if rows.conditions is None else rows.conditions[::step]
         eps = rows.eps[:, None]
         x_hat = (eps * rows.real[::step] + (1 - eps) * rows.fake[::step]).requires_grad_()
-        distance, f_P = _LOSSES[loss.kind](
-            rows, h(rows.real, rows.conditions), h(rows.fake, rows.conditions), h(x_hat, conditions)
-        )
-        (g_PD,) = torch.autograd.grad(f_P.sum(), x_hat, create_graph=True)
+        embeddings = h(rows.real, rows.conditions), h(rows.fake, rows.conditions), h(x_hat, conditions)
+        if loss.compare is not None:
+            real_BO, fake_BO, between_BO = embeddings
+            distance = loss.compare.distance(real_BO, fake_BO)
+            # f itself is not known, but its slope by x_hat: that of slope . h with the slope held fixed.
+            slope_BO = loss.compare.slope(between_BO, real_BO, fake_BO)
+            (g_PD,) = torch.autograd.grad(between_BO, x_hat, slope_BO, create_graph=True)
+        else:
+            distance, f_P = _LOSSES[loss.kind](rows, *embeddings)
+            (g_PD,) = torch.autograd.grad(f_P.sum(), x_hat, create_graph=True)
         norm_P = length(g_PD)
         excess_P = norm_P - loss.target
         if loss.one_sided:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kantor_kernels.critic_step.problem import PENALTY, CriticStep, Loss, Perceptron, Rows
+from kantor_kernels.critic_step.problem import COMPARED, PENALTY, Comparison, CriticStep, Loss, Perceptron, Rows
 
 # Rows of the batch in a block on the CPU, even.
 BLOCK = 512
@@ -53,7 +53,7 @@ def by_blocks(perceptron: Perceptron, rows: Rows, loss: Loss, kind_of_buffers: t
 
 def _blocks(rows: Rows, kind: str) -> list[tuple[Rows, slice]]:
     b, step = len(rows.real), 2 if kind == "energy" else 1
-    if rows.real.device.type != "cpu" or b <= BLOCK:
+    if rows.real.device.type != "cpu" or b <= BLOCK or kind == COMPARED:
         return [(rows, slice(None))]
     found = []
     for start in range(0, b, BLOCK):
@@ -146,7 +146,7 @@ class Buffers:
             self.forward(perceptron, layer)
 
         # Reverse at the points between: s_l = df / dz_l, and g = df / dx_hat.
-        self.start()
+        self.start(loss)
         if self.merged:
             self.finish(rows, total_3)
             self.reverse_all(perceptron)
@@ -225,9 +225,9 @@ class Buffers:
         bend.masked_fill_(z_between > 20, 0.0)
         z.copy_(F.softplus(z))
 
-    def start(self) -> None:
+    def start(self, loss: Loss) -> None:
         """Write s of the last layer."""
-        self.head.start()
+        self.head.start(loss)
 
     def finish(self, rows: Rows, total_3: Tensor) -> None:
         """Write the distance, its part of the loss and r of the last layer."""
@@ -281,7 +281,7 @@ class _Wasserstein:
         self.by_real, self.by_fake, self.by_between = adjoints
         self.slope_PO = slope_PO
 
-    def start(self) -> None:
+    def start(self, loss: Loss) -> None:
         """Write df / dh at the points between."""
         self.slope_PO.fill_(1.0)
 
@@ -316,7 +316,7 @@ class _Embedding:
         self.slope_PO = slope_PO
         self.direction_6PO = slope_PO.new_empty(6, *slope_PO.shape)
 
-    def start(self) -> None:
+    def start(self, loss: Loss) -> None:
         """As of `_Wasserstein`."""
         self._differences(self.direction_6PO)
         self.length_6P = torch.linalg.vector_norm(self.direction_6PO, dim=2)
@@ -390,7 +390,43 @@ class _Surrogate(_Embedding):
         self.by_fake -= _partners(real_near + fake_near + turn_2PO[0])
 
 
-_HEADS = {"wasserstein": _Wasserstein, "energy": _Energy, "surrogate": _Surrogate, PENALTY: _Penalty}
+class Compared:
+    """The caller's own comparison of embeddings. Autograd differentiates it, by the embeddings alone."""
+
+    def __init__(self, outputs: Sequence[Tensor], adjoints: Sequence[Tensor], slope_PO: Tensor) -> None:
+        self.outputs, self.adjoints, self.slope_PO = outputs, adjoints, slope_PO
+
+    def start(self, loss: Loss) -> None:
+        """As of `_Wasserstein`."""
+        assert loss.compare is not None
+        self.compare: Comparison = loss.compare
+        with torch.enable_grad():
+            # Copies, since what is saved for the derivative must not be written to.
+            self.embeddings = [h.clone().requires_grad_() for h in self.outputs]
+            real, fake, between = self.embeddings
+            self.by_between = self.compare.slope(between, real, fake)
+        self.slope_PO.copy_(self.by_between.detach())
+
+    def finish(self, rows: Rows, t_PO: Tensor | None) -> Tensor:
+        """As of `_Wasserstein`."""
+        assert t_PO is not None
+        with torch.enable_grad():
+            distance = self.compare.distance(*self.embeddings[:2])
+            # The penalty depends on embeddings through the slope: its derivative along the tangent.
+            total = (self.by_between * t_PO).sum() - distance
+        for adjoint, found in zip(self.adjoints, torch.autograd.grad(total, self.embeddings), strict=True):
+            adjoint.copy_(found)
+        del self.embeddings, self.by_between
+        return distance.detach()
+
+
+_HEADS = {
+    "wasserstein": _Wasserstein,
+    "energy": _Energy,
+    "surrogate": _Surrogate,
+    PENALTY: _Penalty,
+    COMPARED: Compared,
+}
 
 
 def _partners(rows: Tensor) -> Tensor:

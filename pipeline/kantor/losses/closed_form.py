@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from kantor import config
 from kantor.losses.base import Batch, CriticLoss, bare
 from kantor.models.networks.perceptron import PerceptronCritic
-from kantor_kernels import Perceptron, mlp_critic_step
+from kantor_kernels import Comparison, Perceptron, mlp_critic_step
 from kantor_kernels.critic_step import why_not_bypass, with_gradients
 
 
@@ -29,10 +29,10 @@ def closed_form(
     critic: nn.Module,
     perceptron: Perceptron,
     batch: Batch,
-    kind: Literal["wasserstein", "energy", "surrogate"],
+    kind: Literal["wasserstein", "energy", "surrogate"] | Comparison,
     penalty: config.Penalty,
-    coefficients: Tensor,
     penalty_coefficients: Tensor,
+    coefficients: Tensor | None = None,
     fake_coefficients: Tensor | None = None,
 ) -> CriticLoss:
     """As `penalised`, whose loss and gradients this equals, with the distance of `kind`; see `mlp_critic_step`."""

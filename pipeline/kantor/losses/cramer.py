@@ -33,7 +33,7 @@ class CramerEnergy(Objective):
         perceptron = perceptron_of(critic)
         if perceptron is not None:
             a_P, c_P = both_coefficients(weights_P, batch.eps[::2, 0])
-            return closed_form(critic, perceptron, batch, "energy", self.settings.penalty, a_P, c_P)
+            return closed_form(critic, perceptron, batch, "energy", self.settings.penalty, c_P, a_P)
         real_BO, fake_BO = _embed(critic, batch)
         distance = _energy(real_BO, fake_BO, weights_P)
         real2_PO, fake2_PO = real_BO[1::2], fake_BO[1::2]
@@ -65,7 +65,7 @@ class CramerSurrogate(Objective):
         perceptron = perceptron_of(critic)
         if perceptron is not None:
             a_B, c_B = both_coefficients(weights_B, batch.eps[:, 0])
-            return closed_form(critic, perceptron, batch, "surrogate", self.settings.penalty, a_B, c_B)
+            return closed_form(critic, perceptron, batch, "surrogate", self.settings.penalty, c_B, a_B)
         real_BO, fake_BO = _embed(critic, batch)
         partner_BO = _partners(fake_BO)
 

@@ -8,13 +8,16 @@ each sum over i != j and divided by that of its weights: unbiased, and the energ
 no i = j either, since a generated event shares the conditions of the real one in its row.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from kantor import config
 from kantor.losses.base import Batch, CriticLoss, Objective, bare
+from kantor.losses.closed_form import closed_form, perceptron_of
 from kantor.losses.penalty import penalised
-from kantor.losses.reduction import check_total, gathered, world_size
+from kantor.losses.reduction import check_total, gathered, penalty_coefficients, world_size
 from kantor_kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic, kernel_potential, kernel_slope
 
 
@@ -32,17 +35,21 @@ class AllPairs(Objective):
         self.kernel, self.outputs, self.penalty = kernel, embedding, penalty
 
     def critic_loss(self, critic: nn.Module, batch: Batch) -> CriticLoss:
+        compare = _Comparison(self.kernel, *pair_weights(batch))
+        perceptron = perceptron_of(critic)
+        if perceptron is not None:
+            c_B = penalty_coefficients(batch.weights, batch.eps[:, 0])
+            return closed_form(critic, perceptron, batch, compare, self.penalty, c_B)
         # One forward for both halves: data parallelism wants one pass through the wrapper and one backward.
         both = critic(torch.cat([batch.real, batch.fake]), torch.cat([batch.conditions] * 2))
         real_BO, fake_BO = both.chunk(2)
-        a_B, b_B = pair_weights(batch)
-        distance = all_pairs(real_BO, fake_BO, a_B, b_B, self.kernel)
+        distance = compare.distance(real_BO, fake_BO)
 
         # The slope of f is q . dh/dx with q = df/dh, so that only h has to be differentiated forwards.
         with torch.no_grad():
             x_BD = batch.eps * batch.real + (1 - batch.eps) * batch.fake
         h_BO = bare(critic)(x_BD, batch.conditions)
-        q_BO = _witness_slope(h_BO, real_BO, fake_BO, a_B, b_B, self.kernel)
+        q_BO = compare.slope(h_BO, real_BO, fake_BO)
 
         def f(x_BD: Tensor, c_BC: Tensor) -> Tensor:
             return (q_BO * bare(critic)(x_BD, c_BC)).sum(-1)
@@ -54,6 +61,22 @@ class AllPairs(Objective):
         with torch.no_grad():
             real_BO = critic(batch.real, batch.conditions)
         return all_pairs(real_BO, critic(batch.fake, batch.conditions), *pair_weights(batch), self.kernel)
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """MMD^2 of embeddings and the slope of its witness, with the weights of this rank's rows."""
+
+    kernel: Kernel
+    real_weights: Tensor
+    fake_weights: Tensor
+
+    def distance(self, real_BO: Tensor, fake_BO: Tensor) -> Tensor:
+        return all_pairs(real_BO, fake_BO, self.real_weights, self.fake_weights, self.kernel)
+
+    def slope(self, between_BO: Tensor, real_BO: Tensor, fake_BO: Tensor) -> Tensor:
+        weights = self.real_weights, self.fake_weights
+        return _witness_slope(between_BO, real_BO, fake_BO, *weights, self.kernel)
 
 
 class Matching(Objective):

@@ -24,7 +24,7 @@ class WganGp(Objective):
         if perceptron is not None:
             a_B, c_B = both_coefficients(batch.weights, batch.eps[:, 0])
             b_B = a_B if batch.generated_weights is batch.weights else coefficients(None, a_B)
-            return closed_form(critic, perceptron, batch, "wasserstein", self.settings.penalty, a_B, c_B, b_B)
+            return closed_form(critic, perceptron, batch, "wasserstein", self.settings.penalty, c_B, a_B, b_B)
         # One forward for both halves: data parallelism wants one pass through the wrapper and one backward.
         both = critic(torch.cat([batch.real, batch.fake]), torch.cat([batch.conditions] * 2)).squeeze(-1)
         real_B, fake_B = both.chunk(2)

@@ -12,7 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kantor_kernels import CriticStep, Perceptron, backends, gradient_penalty, mlp_critic_step, mlp_forward
+from kantor_kernels import (
+    CriticStep,
+    Perceptron,
+    backends,
+    energy_distance,
+    gradient_penalty,
+    kernel_slope,
+    mlp_critic_step,
+    mlp_forward,
+)
 from kantor_kernels.backends import why_not_compile
 from kantor_kernels.critic_step import functional, tiled
 from kantor_kernels.critic_step.problem import read
@@ -127,6 +136,41 @@ def test_blocks_add_up(activation: str, loss: str, backend: str, monkeypatch: py
         for _ in range(2):
             for name, value in flat(mlp_critic_step(critic, real, fake, backend=backend, **options)).items():
                 assert_close(name, value, exact[name], rtol=1e-12, atol=1e-13)
+
+
+class AllPairs:
+    """The energy distance of all embeddings, with the slope of its witness."""
+
+    def distance(self, real_BO: Tensor, fake_BO: Tensor) -> Tensor:
+        return energy_distance(real_BO, fake_BO, backend="torch")
+
+    def slope(self, between_BO: Tensor, real_BO: Tensor, fake_BO: Tensor) -> Tensor:
+        near, far = (kernel_slope(between_BO, rows, backend="torch") for rows in (real_BO, fake_BO))
+        return near - far
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+@pytest.mark.parametrize("b", [3, 22, 101])
+@pytest.mark.parametrize("activation", ["leaky_relu", "silu"])
+def test_a_comparison_of_the_caller_s(activation: str, b: int, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all embeddings at once, whatever the panels and blocks; a second step overwrites nothing of the first."""
+    monkeypatch.setattr(tiled, "BLOCK", 40)
+    tiled._local.__dict__.clear()
+    critic, (real, fake, conditions) = perceptron(activation, 7, bias=False), rows(b=b)
+    options: dict[str, Any] = {
+        "conditions": conditions,
+        "loss": AllPairs(),
+        "weight": 7.0,
+        "target": 0.3,
+        "eps": torch.linspace(0.1, 0.9, b, dtype=torch.float64),
+        "penalty_coefficients": torch.linspace(0, 1, b, dtype=torch.float64),
+    }
+    exact = flat(mlp_critic_step(critic, real, fake, backend="reference", **options))
+    with poisoned_memory():
+        ours = flat(mlp_critic_step(critic, real, fake, backend=backend, **options))
+        mlp_critic_step(critic, fake, real, backend=backend, **options)
+    for name, value in ours.items():
+        assert_close(name, value, exact[name], rtol=1e-11, atol=1e-12 * max(1.0, float(exact[name].abs().max())))
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch"])
@@ -356,6 +400,12 @@ def test_bad_input_is_refused() -> None:
         "conditions must be": lambda: mlp_critic_step(critic, real, fake, conditions=conditions[:2]),
         "loss must be": lambda: mlp_critic_step(critic, real, fake, loss="hinge", **options),
         "come in pairs": lambda: mlp_critic_step(critic, real[:3], fake[:3], loss="energy"),
+        "has its own coefficients": lambda: mlp_critic_step(
+            critic, real, fake, loss=AllPairs(), coefficients=torch.ones(16), **options
+        ),
+        "it knows its own losses alone": lambda: mlp_critic_step(
+            critic, real, fake, loss=AllPairs(), backend="compiled", **options
+        ),
         "pass `coefficients` alone": lambda: mlp_critic_step(
             critic, real, fake, loss="energy", fake_coefficients=torch.ones(8), **options
         ),

@@ -19,6 +19,8 @@ OBJECTIVES = {
     "wgan_gp": config.WganGp(kind="wgan_gp", penalty=PENALTY),
     "cramer": config.Cramer(kind="cramer", embedding=4, penalty=PENALTY),
     "surrogate": config.Cramer(kind="cramer", critic="surrogate", embedding=4, penalty=PENALTY),
+    "all pairs": config.Cramer(kind="cramer", pairs="all", embedding=4, penalty=PENALTY),
+    "mmd": config.MmdMatching(kind="mmd", embedding=4, scales=[0.7, 2.0], penalty=PENALTY),
 }
 
 
