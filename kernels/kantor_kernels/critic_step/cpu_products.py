@@ -10,15 +10,15 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import llvmlite.binding as llvm
 import numba
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-# Bytes of a vector. A tile of six rows of 4 vectors of 64 bytes, or 2 of 32, leaves registers for what is multiplied.
-_WIDE = 64 if llvm.get_host_cpu_features().get("avx512f", False) else 32
-_VECTORS = 4 if _WIDE == 64 else 2
+from kantor_kernels.compiling import VECTOR
+
+# A tile of six rows of 4 vectors of 64 bytes, or 2 of 32, leaves registers for what is multiplied.
+_VECTORS = 4 if VECTOR == 64 else 2
 # Every width is padded to whole cache lines, in single precision this many numbers.
 COLUMNS = 16
 
@@ -30,7 +30,7 @@ class _Writer:
         self.context, self.builder, self.signature, self.arguments = context, builder, signature, arguments
         self.number = context.get_value_type(signature.args[0].dtype)
         self.size = context.get_abi_sizeof(self.number)
-        self.vector = ir.VectorType(self.number, _WIDE // self.size)
+        self.vector = ir.VectorType(self.number, VECTOR // self.size)
         self.index = arguments[-1].type
         self.nothing = ir.Constant(self.vector, ir.Undefined)
 
@@ -73,7 +73,7 @@ def _tile(rows: int, columns: int, *, add: bool) -> Any:
 
     Columns are counted in single precision; in double precision a tile has half as many.
     """
-    vectors = 4 * columns // _WIDE
+    vectors = 4 * columns // VECTOR
 
     @intrinsic
     def tile(_: Any, c: Any, a: Any, b: Any, i: Any, j: Any) -> Any:
@@ -95,7 +95,7 @@ def _tile(rows: int, columns: int, *, add: bool) -> Any:
             k = builder.phi(index)
             sums = [[builder.phi(vector) for _ in range(vectors)] for _ in range(rows)]
             right = [
-                writer.load(writer.address(b_at, (k, b_k), (index(v), index(_WIDE))), vector) for v in range(vectors)
+                writer.load(writer.address(b_at, (k, b_k), (index(v), index(VECTOR))), vector) for v in range(vectors)
             ]
             totals = []
             for r, parts_of_row in enumerate(sums):
@@ -114,7 +114,7 @@ def _tile(rows: int, columns: int, *, add: bool) -> Any:
                     phi.add_incoming(zero, before)
                     phi.add_incoming(totals[r][v], loop)
             for r, v in itertools.product(range(rows), range(vectors)):
-                at = writer.address(c_at, (index(r), c_row), (index(v), index(_WIDE)))
+                at = writer.address(c_at, (index(r), c_row), (index(v), index(VECTOR)))
                 value = results[r][v]
                 writer.store(builder.fadd(value, writer.load(at, vector)) if add else value, at)
             return writer.context.get_dummy_value()
@@ -156,7 +156,7 @@ _square: Any = intrinsic(_turned)
 def transpose(out: Any, a: Any) -> None:
     """out[: a.shape[1], : a.shape[0]] = a^T; a may have more columns than `out` rows."""
     m, n = a.shape[0], min(a.shape[1], out.shape[0])
-    side = _WIDE // a.itemsize
+    side = VECTOR // a.itemsize
     even_m, even_n = m - m % side, n - n % side
     for i in range(0, even_m, side):
         for j in range(0, even_n, side):
@@ -188,7 +188,7 @@ def _strip(columns: int, *, add: bool) -> Any:
 
 
 def _product(*, add: bool) -> Any:
-    columns = _WIDE * _VECTORS // 4
+    columns = VECTOR * _VECTORS // 4
     wide, narrow = _strip(columns, add=add), _strip(COLUMNS, add=add)
 
     @numba.njit(nogil=True, inline="never")

@@ -1,10 +1,10 @@
 """Backend `cpu`: compiled by Numba on first use, on threads, in one pass for value and gradient.
 
-Up to 24 features a loop specialised for their number keeps the point, its differences and sums in registers.
-Above, squared distances come from `torch.mm` on centred points and a compiled pass turns a tile of products into values
-and slopes; close pairs, which the product loses, are computed there from differences. Sums leave float32 after at most
-4,096 columns. The energy distance on a line is sorted. Second derivatives and the polynomial kernel are matrix products
-in any case and run as in `tiled.py`.
+Up to 24 features, or 12 without AVX-512, a loop specialised for their number keeps the point, its differences and sums
+in registers; few pairs take it up to 24 anyway. Above, squared distances come from `torch.mm` on centred points and a
+compiled pass turns a tile of products into values and slopes; close pairs, which the product loses, are computed there
+from differences. Sums leave float32 after at most 4,096 columns. The energy distance on a line is sorted. Second
+derivatives and the polynomial kernel are matrix products in any case and run as in `tiled.py`.
 
 The kernels release the GIL and run on the threads of `threads.py`, so any thread may call; compiled code is kept on
 disk (`compiling.py`).
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kantor_kernels.compiling import jit
+from kantor_kernels.compiling import VECTOR, jit
 from kantor_kernels.pairwise import cpu_line, line, tiled
 from kantor_kernels.pairwise.tiled import NEAR, hvp
 from kantor_kernels.threads import Work, run_all
@@ -29,6 +29,8 @@ from kantor_kernels.threads import Work, run_all
 __all__ = ["grad", "hvp", "mmd", "peak_bytes", "potential", "self_value"]
 
 FEATURES = (1, 2, 3, 4, 6, 8, 12, 16, 24)
+# What registers hold: of more features, many pairs take two to five times as long as by products.
+IN_REGISTERS, FEW_PAIRS = 24 if VECTOR == 64 else 12, 2**18
 BLOCK_COLUMNS = 4096
 # A tile of products, its columns' points and the sums of its rows stay in the second cache.
 TILE_ROWS, TILE_COLUMNS = 128, 1024
@@ -123,10 +125,10 @@ def mmd(
 
 
 def peak_bytes(batch: int, n: int, m: int, d: int, itemsize: int, device: str) -> int:
-    """Estimate of the extra memory of one pass: copies of the points, row sums, above 24 features a tile a thread."""
+    """Estimate of the extra memory of one pass: copies of the points, row sums, or a tile a thread."""
     points = batch * (n + m) * d * itemsize
     sums = batch * n * (8 + d * itemsize)
-    tile = 0 if d <= FEATURES[-1] else TILE_ROWS * (TILE_COLUMNS * itemsize + d * 12) * torch.get_num_threads()
+    tile = 0 if _by_differences(d, n * m) else TILE_ROWS * (TILE_COLUMNS * itemsize + d * 12) * torch.get_num_threads()
     return 2 * points + sums + tile
 
 
@@ -136,7 +138,7 @@ class _Layouts:
 
     points: Tensor  # (B, N, D)
     weight: Tensor | None  # (B, N)
-    centre: Tensor | None  # (B, 1, D), of both samples, for matrix products
+    centre: Tensor | None  # (B, 1, D), of both samples, for matrix products; None for differences
 
     @cached_property
     def rows(self) -> Any:
@@ -169,7 +171,8 @@ class _Layouts:
 
 
 def _layouts(x_BND: Tensor, y_BMD: Tensor, a_BN: Tensor | None, b_BM: Tensor | None) -> tuple[_Layouts, _Layouts]:
-    centre_B1D = tiled.centre(x_BND, y_BMD) if x_BND.shape[-1] > FEATURES[-1] else None
+    direct = _by_differences(x_BND.shape[-1], x_BND.shape[1] * y_BMD.shape[1])
+    centre_B1D = None if direct else tiled.centre(x_BND, y_BMD)
     # Helping threads know nothing of the caller's `no_grad`.
     x, y = (
         _Layouts(points.detach().contiguous(), None if weight is None else weight.detach(), centre_B1D)
@@ -210,12 +213,12 @@ def _sums(x: _Layouts, y: _Layouts, family: str, constants: Sequence[float], pai
     scale = _scales(family, tuple(constants))
     value_BN = torch.zeros(batch, n, dtype=torch.float64)
     slope_BND = torch.empty_like(x.points) if want_grad else x.points.new_empty(0, 0, 0)
-    if x is y and pairs == _OFF_DIAGONAL and family in ("energy", _POWER) and d <= FEATURES[-1]:
+    if x is y and pairs == _OFF_DIAGONAL and family in ("energy", _POWER) and x.centre is None:
         # A point adds nothing to its own sums, and a loop without a gap is faster.
         pairs = _EVERY
     # On average half of the pairs are below the diagonal.
     columns = m / 2 if pairs == _BELOW else m
-    if d <= FEATURES[-1]:
+    if x.centre is None:
         weighted = y.weight is not None
         kernel = _row_kernel(_loop_features(d), family, len(constants), dtype, weighted, want_grad)
         mass = y.mass if weighted else np.empty((0, 0), dtype)
@@ -269,6 +272,10 @@ def _tiles(
 
 def _array(tensor: Tensor) -> Any:
     return tensor.contiguous().numpy()
+
+
+def _by_differences(d: int, pairs: int) -> bool:
+    return d <= IN_REGISTERS or (d <= FEATURES[-1] and pairs <= FEW_PAIRS)
 
 
 @cache

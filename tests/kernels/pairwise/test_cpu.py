@@ -229,7 +229,7 @@ def test_a_million_points_on_a_line() -> None:
     assert explain(x[:10], x[:10]).pairs == 0
 
 
-@pytest.mark.parametrize("d", [3, 8, 40])
+@pytest.mark.parametrize("d", [3, 8, 16, 24, 40])
 def test_means_have_no_bias(d: int) -> None:
     x = torch.randn(3000, d, generator=torch.Generator().manual_seed(4))
     exact = self_energy(x, precision="float64", backend="cpu").item()
