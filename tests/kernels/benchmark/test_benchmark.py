@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -272,6 +273,14 @@ def test_what_cannot_be_captured_is_said() -> None:
     assert notes["torch"] == ""
 
 
+def found_besides(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """These packages look installed; what PyTorch and Numba look for when they are first used is found as it is."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: object() if name in names else find(name, *more)
+    )
+
+
 def test_geomloss_is_an_opponent_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     def samples_loss(name: str, blur: float, backend: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         assert (name, blur, backend) == ("gaussian", 2.0, "online")
@@ -281,14 +290,14 @@ def test_geomloss_is_an_opponent_where_it_is_installed(monkeypatch: pytest.Monke
     module = ModuleType("geomloss")
     monkeypatch.setattr(module, "SamplesLoss", samples_loss, raising=False)
     monkeypatch.setitem(sys.modules, "geomloss", module)
-    monkeypatch.setattr(opponents.importlib.util, "find_spec", lambda name: object())
+    found_besides(monkeypatch, "geomloss", "pykeops")
     outcome = run([PairwiseCase(100, 3, Gaussian(2.0))], CpuClock(), seconds=0)
     assert not [row for row in outcome.rows if row.backend == "geomloss, KeOps" and row.note]
 
 
 def test_an_opponent_that_breaks_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "geomloss", None)
-    monkeypatch.setattr(opponents.importlib.util, "find_spec", lambda name: object())
+    found_besides(monkeypatch, "geomloss", "pykeops")
     outcome = run([PairwiseCase(100, 3, Energy())], CpuClock(), seconds=0)
     assert not outcome.failures
     (note,) = [row.note for row in outcome.rows if row.backend == "geomloss, KeOps"]
