@@ -254,11 +254,11 @@ def _check_critic(critic: object) -> None:
 
 def _coefficients(real: Tensor, weights: Tensor | None, normalise: bool) -> Tensor | None:
     """Of the rows; None where all are equal and add up to one."""
-    dtype = torch.float64 if real.dtype == torch.float64 else torch.float32
     if weights is None:
         if not normalise:
             raise ValueError("normalise=False needs weights")
         return None
+    dtype = torch.float64 if real.dtype == torch.float64 else torch.float32
     if weights.shape != real.shape[:1] or weights.device != real.device:
         raise ValueError(
             f"weights must be ({len(real)},) on {real.device}, got {tuple(weights.shape)} on {weights.device}"
