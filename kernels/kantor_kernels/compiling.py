@@ -17,7 +17,7 @@ import numba
 from numba.core.caching import FunctionCache
 
 # The files of this package whose code ends up in compiled functions.
-SOURCES = ("compiling.py", "threads.py", "*/cpu*.py")
+SOURCES = ("compiling.py", "threads.py", "cpu*.py", "*/cpu*.py")
 
 # Bytes of a vector register: there are 32 of 64 with AVX-512, else 16 of at most 32.
 VECTOR = 64 if llvm.get_host_cpu_features().get("avx512f", False) else 32

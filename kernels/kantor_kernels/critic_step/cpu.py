@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kantor_kernels import threads
 from kantor_kernels.compiling import jit
-from kantor_kernels.critic_step.cpu_products import COLUMNS, multiply, multiply_add, transpose
+from kantor_kernels.cpu_products import COLUMNS, multiply, multiply_add, transpose
 from kantor_kernels.critic_step.problem import COMPARED, PENALTY, CriticStep, Loss, Perceptron, Rows
 from kantor_kernels.critic_step.tiled import Buffers, Compared, by_blocks, reused
 from kantor_kernels.threads import run_parts

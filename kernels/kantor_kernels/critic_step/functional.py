@@ -128,7 +128,7 @@ def mlp_critic_step(
       - |h(g1) - h(g2)| - |h(r1) - h(r2)|), f(x) = |h(x) - h(g2)| - |h(x) - h(r2)| between r1 and g1.
     - "surrogate": f(x) = |h(x) - h(fake')| - |h(x)| with fake' the partner's generated row, distance = sum a f(real)
       - sum b f(fake).
-    - a `Comparison`: its distance, and an f with its slope. Autograd differentiates the comparison by the embeddings,
+    - a `Comparison`: its distance, and an f of its slope. Autograd differentiates the comparison by the embeddings,
       nothing goes through the layers.
 
     Sources: Gulrajani et al., arXiv:1704.00028, Algorithm 1; Bellemare et al., arXiv:1705.10743, Algorithm 1.
@@ -140,7 +140,7 @@ def mlp_critic_step(
         real: (B, D); B even for "energy" and "surrogate".
         fake: (B, D), same dtype and device.
         conditions: (B, C), of both rows.
-        loss: "wasserstein", "energy", "surrogate", or an object with the methods of a `Comparison`.
+        loss: "wasserstein", "energy", "surrogate", or an object with the method of a `Comparison`.
         weight: of the penalty.
         target: the norm that costs nothing.
         one_sided: penalise only norms above the target.
@@ -164,7 +164,7 @@ def mlp_critic_step(
             [0, 1] (looked at on CPUs), a backend that is unknown or cannot run.
     """
     perceptron = _perceptron("critic", critic, "gradient_penalty takes any critic")
-    compare = None if isinstance(loss, str) or not hasattr(loss, "slope") else loss
+    compare = None if isinstance(loss, str) or not hasattr(loss, "compare") else loss
     kind = COMPARED if compare is not None else loss
     if compare is None:
         check_choice("loss", kind, LOSSES)

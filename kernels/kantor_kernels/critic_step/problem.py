@@ -110,17 +110,19 @@ class Rows(NamedTuple):
 
 
 class Comparison(Protocol):
-    """How embeddings h (B, O) of real and generated rows are compared, in operations that autograd differentiates once.
+    """How embeddings h of real and generated rows are compared, in operations that autograd differentiates once."""
 
-    With ranks that share a batch, both are this one's share, and may gather the rows of all.
-    """
+    def compare(self, real_BO: Tensor, fake_BO: Tensor, between_BO: Tensor, /) -> tuple[Tensor, Tensor]:
+        """What the critic maximises, and df / dh of the penalised f at the embeddings of the points between.
 
-    def distance(self, real_BO: Tensor, fake_BO: Tensor, /) -> Tensor:
-        """What the critic maximises, a scalar."""
-        ...
+        With ranks that share a batch, both are this one's share, and may gather the rows of all.
 
-    def slope(self, between_BO: Tensor, real_BO: Tensor, fake_BO: Tensor, /) -> Tensor:
-        """df / dh of the penalised f at the embeddings of the points between, (B, O)."""
+        Args:
+            real_BO, fake_BO, between_BO: (B, O).
+
+        Returns:
+            A scalar, and (B, O).
+        """
         ...
 
 

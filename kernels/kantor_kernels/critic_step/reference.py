@@ -30,11 +30,9 @@ def critic_step(perceptron: Perceptron, rows: Rows, loss: Loss) -> CriticStep:
         x_hat = (eps * rows.real[::step] + (1 - eps) * rows.fake[::step]).requires_grad_()
         embeddings = h(rows.real, rows.conditions), h(rows.fake, rows.conditions), h(x_hat, conditions)
         if loss.compare is not None:
-            real_BO, fake_BO, between_BO = embeddings
-            distance = loss.compare.distance(real_BO, fake_BO)
+            distance, slope_BO = loss.compare.compare(*embeddings)
             # f itself is not known, but its slope by x_hat: that of slope . h with the slope held fixed.
-            slope_BO = loss.compare.slope(between_BO, real_BO, fake_BO)
-            (g_PD,) = torch.autograd.grad(between_BO, x_hat, slope_BO, create_graph=True)
+            (g_PD,) = torch.autograd.grad(embeddings[2], x_hat, slope_BO, create_graph=True)
         else:
             distance, f_P = _LOSSES[loss.kind](rows, *embeddings)
             (g_PD,) = torch.autograd.grad(f_P.sum(), x_hat, create_graph=True)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kantor_kernels.critic_step.problem import COMPARED, PENALTY, Comparison, CriticStep, Loss, Perceptron, Rows
+from kantor_kernels.critic_step.problem import COMPARED, PENALTY, CriticStep, Loss, Perceptron, Rows
 
 # Rows of the batch in a block on the CPU, even.
 BLOCK = 512
@@ -399,24 +399,23 @@ class Compared:
     def start(self, loss: Loss) -> None:
         """As of `_Wasserstein`."""
         assert loss.compare is not None
-        self.compare: Comparison = loss.compare
         with torch.enable_grad():
             # Copies, since what is saved for the derivative must not be written to.
             self.embeddings = [h.clone().requires_grad_() for h in self.outputs]
-            real, fake, between = self.embeddings
-            self.by_between = self.compare.slope(between, real, fake)
-        self.slope_PO.copy_(self.by_between.detach())
+            self.compared = loss.compare.compare(*self.embeddings)
+        self.slope_PO.copy_(self.compared[1].detach())
 
     def finish(self, rows: Rows, t_PO: Tensor | None) -> Tensor:
         """As of `_Wasserstein`."""
         assert t_PO is not None
-        with torch.enable_grad():
-            distance = self.compare.distance(*self.embeddings[:2])
-            # The penalty depends on embeddings through the slope: its derivative along the tangent.
-            total = (self.by_between * t_PO).sum() - distance
-        for adjoint, found in zip(self.adjoints, torch.autograd.grad(total, self.embeddings), strict=True):
+        distance = self.compared[0]
+        # The penalty depends on embeddings through the slope: its derivative along the tangent.
+        cotangents = torch.full_like(distance, -1.0), t_PO.to(self.compared[1].dtype)
+        for adjoint, found in zip(
+            self.adjoints, torch.autograd.grad(self.compared, self.embeddings, cotangents), strict=True
+        ):
             adjoint.copy_(found)
-        del self.embeddings, self.by_between
+        del self.embeddings, self.compared
         return distance.detach()
 
 

@@ -17,6 +17,7 @@ from kantor_kernels.pairwise.kernels import (
     Polynomial,
     RationalQuadratic,
 )
+from kantor_kernels.pairwise.witness import Witness, kernel_witness
 
 __all__ = [
     "Energy",
@@ -27,9 +28,11 @@ __all__ = [
     "MMDLoss",
     "Polynomial",
     "RationalQuadratic",
+    "Witness",
     "explain",
     "kernel_potential",
     "kernel_slope",
+    "kernel_witness",
     "mmd",
     "self_energy",
 ]

@@ -72,6 +72,38 @@ def kernel_slope(
     return torch.func.grad(total)(x_ND)
 
 
+def kernel_witness(
+    x_MD: Tensor, y_MD: Tensor, a_M: Tensor | None, b_M: Tensor | None, at_PD: Tensor, rows: int, kernel: Kernel
+) -> tuple[Tensor, Tensor]:
+    """(MMD^2's share of the first rows, slope of the witness at the points) as of the function of this name."""
+    xx, yy, xy, a_M, b_M = pair_totals(x_MD, a_M, b_M)
+    apart_RM = 1 - torch.eye(rows, len(x_MD), dtype=x_MD.dtype, device=x_MD.device)
+
+    def total(own_RD: Tensor, other_MD: Tensor, u_R: Tensor, w_M: Tensor) -> Tensor:
+        return (u_R[:, None] * w_M * apart_RM * kernel_matrix(own_RD, other_MD.detach(), kernel)).sum()
+
+    x_RD, y_RD, a_R, b_R = x_MD[:rows], y_MD[:rows], a_M[:rows], b_M[:rows]
+    value = total(x_RD, x_MD, a_R, a_M) / xx + total(y_RD, y_MD, b_R, b_M) / yy
+    value = value - (total(x_RD, y_MD, a_R, b_M) + total(y_RD, x_MD, b_R, a_M)) / xy
+    # A pair's other end is held constant where it is met, so what flows back here is half of the gradient.
+    value = 2 * value - value.detach()
+    if len(at_PD) == 0:
+        return value, torch.zeros_like(at_PD)
+    near_PD = kernel_slope(at_PD, x_MD, a_M, kernel, normalise=False, skip_diagonal=True)
+    far_PD = kernel_slope(at_PD, y_MD, b_M, kernel, normalise=False, skip_diagonal=True)
+    return value, near_PD / (a_M.sum() - a_R)[:, None] - far_PD / (b_M.sum() - b_R)[:, None]
+
+
+def pair_totals(x_MD: Tensor, a_M: Tensor | None, b_M: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Sums of a_i a_j, b_i b_j and a_i b_j over i != j, and the weights."""
+    a_M, b_M = _weights(a_M, x_MD), _weights(b_M, x_MD)
+
+    def total(u_M: Tensor, w_M: Tensor) -> Tensor:
+        return u_M.sum() * w_M.sum() - (u_M * w_M).sum()
+
+    return total(a_M, a_M), total(b_M, b_M), total(a_M, b_M), a_M, b_M
+
+
 def self_energy(y_MD: Tensor, weight_M: Tensor | None, kernel: Kernel, estimator: str) -> Tensor:
     """sum_jk b_j b_k k(y_j, y_k), without j = k and divided by (sum w)^2 - sum w^2 for the U estimator."""
     w_M = _weights(weight_M, y_MD)

@@ -18,7 +18,7 @@ from kantor.losses.base import Batch, CriticLoss, Objective, bare
 from kantor.losses.closed_form import closed_form, perceptron_of
 from kantor.losses.penalty import penalised
 from kantor.losses.reduction import check_total, gathered, penalty_coefficients, world_size
-from kantor_kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic, kernel_potential, kernel_slope
+from kantor_kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic, kernel_witness
 
 
 class AllPairs(Objective):
@@ -35,21 +35,18 @@ class AllPairs(Objective):
         self.kernel, self.outputs, self.penalty = kernel, embedding, penalty
 
     def critic_loss(self, critic: nn.Module, batch: Batch) -> CriticLoss:
-        compare = _Comparison(self.kernel, *pair_weights(batch))
+        compare = _Comparison(self.kernel, batch)
         perceptron = perceptron_of(critic)
         if perceptron is not None:
             c_B = penalty_coefficients(batch.weights, batch.eps[:, 0])
             return closed_form(critic, perceptron, batch, compare, self.penalty, c_B)
         # One forward for both halves: data parallelism wants one pass through the wrapper and one backward.
         both = critic(torch.cat([batch.real, batch.fake]), torch.cat([batch.conditions] * 2))
-        real_BO, fake_BO = both.chunk(2)
-        distance = compare.distance(real_BO, fake_BO)
 
         # The slope of f is q . dh/dx with q = df/dh, so that only h has to be differentiated forwards.
         with torch.no_grad():
             x_BD = batch.eps * batch.real + (1 - batch.eps) * batch.fake
-        h_BO = bare(critic)(x_BD, batch.conditions)
-        q_BO = compare.slope(h_BO, real_BO, fake_BO)
+        distance, q_BO = compare.compare(*both.chunk(2), bare(critic)(x_BD, batch.conditions))
 
         def f(x_BD: Tensor, c_BC: Tensor) -> Tensor:
             return (q_BO * bare(critic)(x_BD, c_BC)).sum(-1)
@@ -60,23 +57,21 @@ class AllPairs(Objective):
         # Nothing flows back through the real rows.
         with torch.no_grad():
             real_BO = critic(batch.real, batch.conditions)
-        return all_pairs(real_BO, critic(batch.fake, batch.conditions), *pair_weights(batch), self.kernel)
+        return all_pairs(real_BO, critic(batch.fake, batch.conditions), batch, self.kernel)
 
 
 @dataclass(frozen=True)
 class _Comparison:
-    """MMD^2 of embeddings and the slope of its witness, with the weights of this rank's rows."""
+    """MMD^2 of the embeddings of a batch and the slope of its witness."""
 
     kernel: Kernel
-    real_weights: Tensor
-    fake_weights: Tensor
+    batch: Batch
 
-    def distance(self, real_BO: Tensor, fake_BO: Tensor) -> Tensor:
-        return all_pairs(real_BO, fake_BO, self.real_weights, self.fake_weights, self.kernel)
-
-    def slope(self, between_BO: Tensor, real_BO: Tensor, fake_BO: Tensor) -> Tensor:
-        weights = self.real_weights, self.fake_weights
-        return _witness_slope(between_BO, real_BO, fake_BO, *weights, self.kernel)
+    def compare(self, real_BO: Tensor, fake_BO: Tensor, between_BO: Tensor) -> tuple[Tensor, Tensor]:
+        x_NO, y_NO = gathered(real_BO), gathered(fake_BO)
+        weights = _joined_weights(self.batch)
+        found = kernel_witness(x_NO, y_NO, *weights, at=between_BO, rows=len(real_BO), kernel=self.kernel)
+        return world_size() * found.mmd, found.slope
 
 
 class Matching(Objective):
@@ -96,7 +91,7 @@ class Matching(Objective):
 
     def generator_loss(self, critic: nn.Module, batch: Batch) -> Tensor:
         real_BO, fake_BO = critic(batch.real, batch.conditions), critic(batch.fake, batch.conditions)
-        return all_pairs(real_BO, fake_BO, *pair_weights(batch), self.kernel)
+        return all_pairs(real_BO, fake_BO, batch, self.kernel)
 
 
 def matching(settings: config.EnergyMatching | config.MmdMatching) -> AllPairs | Matching:
@@ -116,6 +111,16 @@ def make_kernel(settings: config.Kernels) -> Kernel:
             return RationalQuadratic(settings.scales)
 
 
+def all_pairs(real_BO: Tensor, fake_BO: Tensor, batch: Batch, kernel: Kernel) -> Tensor:
+    """This rank's share of MMD^2 over all pairs of different rows of the joined batch.
+
+    Each rank pairs its rows with those of all ranks, held constant: so every pair is met from both of its ends.
+    """
+    x_NO, y_NO = (_beside_others(rows) for rows in (real_BO, fake_BO))
+    found = kernel_witness(x_NO, y_NO, *_joined_weights(batch), rows=len(real_BO), kernel=kernel)
+    return world_size() * found.mmd
+
+
 def pair_weights(batch: Batch) -> tuple[Tensor, Tensor]:
     """Weights of real and of generated rows, 1 where there are none."""
     ones_B = torch.ones_like(batch.eps[:, 0])
@@ -123,46 +128,26 @@ def pair_weights(batch: Batch) -> tuple[Tensor, Tensor]:
     return a_B, b_B
 
 
-def all_pairs(real_BO: Tensor, fake_BO: Tensor, a_B: Tensor, b_B: Tensor, kernel: Kernel) -> Tensor:
-    """This rank's share of MMD^2 over all pairs of different rows of the joined batch.
+def _beside_others(rows: Tensor) -> Tensor:
+    """This rank's rows and, held constant, those of the others."""
+    if world_size() == 1:
+        return rows
+    return torch.cat([rows, gathered(rows.detach())[len(rows) :]])
 
-    Each rank pairs its rows with those of all ranks, held constant: so every pair is met from both of its ends, its
-    gradient at the end that is not constant.
+
+def _joined_weights(batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+    """Weights of real and generated rows of all ranks, this one's first; None where all are equal.
+
+    Raises:
+        TrainingError: the weights of pairs add up to nothing.
     """
-    real_NO, fake_NO, a_N, b_N = (gathered(rows.detach()) for rows in (real_BO, fake_BO, a_B, b_B))
-
-    def mean(x_BO: Tensor, y_NO: Tensor, u_B: Tensor, u_N: Tensor, w_N: Tensor) -> Tensor:
-        total, size = _pair_totals(u_N, w_N)
-        check_total(total, size)
-        return (u_B * _potential(x_BO, y_NO, w_N, kernel)).sum() / total
-
-    value = world_size() * (
-        mean(real_BO, real_NO, a_B, a_N, a_N)
-        + mean(fake_BO, fake_NO, b_B, b_N, b_N)
-        - mean(real_BO, fake_NO, a_B, a_N, b_N)
-        - mean(fake_BO, real_NO, b_B, b_N, a_N)
-    )
-    # A pair's other end is held constant where it is met, so what flows back here is half of the gradient.
-    return 2 * value - value.detach()
-
-
-def _witness_slope(h_BO: Tensor, real_BO: Tensor, fake_BO: Tensor, a_B: Tensor, b_B: Tensor, kernel: Kernel) -> Tensor:
-    """df/dh at each of this rank's rows, differentiable by the embeddings of all ranks' rows, (B, O)."""
-    real_NO, fake_NO, a_N, b_N = (gathered(rows) for rows in (real_BO, fake_BO, a_B, b_B))
-
-    def mean(y_NO: Tensor, w_B: Tensor, w_N: Tensor) -> Tensor:
-        others_B = w_N.sum() - w_B
-        check_total(others_B, w_N.abs().sum())
-        # This rank's rows come first among all.
-        slope_BO = kernel_slope(h_BO, y_NO, w_N, kernel=kernel, normalise=False, skip_diagonal=True)
-        return slope_BO / others_B.unsqueeze(-1)
-
-    return mean(real_NO, a_B, a_N) - mean(fake_NO, b_B, b_N)
-
-
-def _potential(x_BO: Tensor, y_NO: Tensor, w_N: Tensor, kernel: Kernel) -> Tensor:
-    """sum_{j != i} w_j k(x_i, y_j): this rank's rows come first among all."""
-    return kernel_potential(x_BO, y_NO, w_N, kernel=kernel, normalise=False, skip_diagonal=True)
+    if batch.weights is None and batch.generated_weights is None:
+        return None, None
+    a_N, b_N = (gathered(weights_B) for weights_B in pair_weights(batch))
+    for u_N, w_N in ((a_N, a_N), (b_N, b_N), (a_N, b_N)):
+        check_total(*_pair_totals(u_N, w_N))
+        check_total(w_N.sum() - w_N, w_N.abs().sum())
+    return a_N, b_N
 
 
 def _pair_totals(u_N: Tensor, w_N: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,11 +35,10 @@ class MmdTerm(nn.Module):
     def forward(self, critic: nn.Module, batch: Batch) -> Tensor:
         real_BD = torch.cat([batch.real, batch.conditions], dim=-1)
         fake_BD = torch.cat([batch.fake, batch.conditions], dim=-1)
-        a_B, b_B = pair_weights(batch)
         if self.settings.estimator == "all_pairs":
-            value = all_pairs(real_BD, fake_BD, a_B, b_B, self.kernel)
+            value = all_pairs(real_BD, fake_BD, batch, self.kernel)
         else:
-            value = _partners(real_BD, fake_BD, a_B, b_B, self.kernel)
+            value = _partners(real_BD, fake_BD, *pair_weights(batch), self.kernel)
         if self.settings.squared:
             # The square of the joined value, not of a rank's share.
             value = joined_moment(value).square()

@@ -141,12 +141,9 @@ def test_blocks_add_up(activation: str, loss: str, backend: str, monkeypatch: py
 class AllPairs:
     """The energy distance of all embeddings, with the slope of its witness."""
 
-    def distance(self, real_BO: Tensor, fake_BO: Tensor) -> Tensor:
-        return energy_distance(real_BO, fake_BO, backend="torch")
-
-    def slope(self, between_BO: Tensor, real_BO: Tensor, fake_BO: Tensor) -> Tensor:
+    def compare(self, real_BO: Tensor, fake_BO: Tensor, between_BO: Tensor) -> tuple[Tensor, Tensor]:
         near, far = (kernel_slope(between_BO, rows, backend="torch") for rows in (real_BO, fake_BO))
-        return near - far
+        return energy_distance(real_BO, fake_BO, backend="torch"), near - far
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch"])
