@@ -68,10 +68,10 @@ class _Writer:
         return self.builder.shuffle_vector(one, two, chosen)
 
 
-def _tile(rows: int, columns: int, *, add: bool) -> Any:
+def _tile(rows: int, columns: int, kind: str) -> Any:
     """tile(c, a, b, i, j): c[i : i + rows, j : j + columns] (+)= a[i : i + rows, :K] b[:, j : j + columns].
 
-    Columns are counted in single precision; in double precision a tile has half as many.
+    Of the kind "apart", squares of differences are summed instead of products. Columns are counted in single precision; in double precision a tile has half as many.
     """
     vectors = 4 * columns // VECTOR
 
@@ -100,7 +100,12 @@ def _tile(rows: int, columns: int, *, add: bool) -> Any:
             totals = []
             for r, parts_of_row in enumerate(sums):
                 left = writer.spread(writer.load(writer.address(a_at, (index(r), a_row), (k, a_k)), writer.number))
-                totals.append([builder.call(fused, [left, y, s]) for y, s in zip(right, parts_of_row, strict=True)])
+                if kind == "apart":
+                    apart = [builder.fsub(left, y) for y in right]
+                    factors = list(zip(apart, apart, strict=True))
+                else:
+                    factors = [(left, y) for y in right]
+                totals.append([builder.call(fused, [*pair, s]) for pair, s in zip(factors, parts_of_row, strict=True)])
             following = builder.add(k, index(1))
             builder.cbranch(builder.icmp_signed("<", following, length), loop, after)
 
@@ -116,7 +121,7 @@ def _tile(rows: int, columns: int, *, add: bool) -> Any:
             for r, v in itertools.product(range(rows), range(vectors)):
                 at = writer.address(c_at, (index(r), c_row), (index(v), index(VECTOR)))
                 value = results[r][v]
-                writer.store(builder.fadd(value, writer.load(at, vector)) if add else value, at)
+                writer.store(builder.fadd(value, writer.load(at, vector)) if kind == "add" else value, at)
             return writer.context.get_dummy_value()
 
         return types.void(c, a, b, types.intp, types.intp), generate
@@ -166,9 +171,9 @@ def transpose(out: Any, a: Any) -> None:
             out[j, i] = a[i, j]
 
 
-def _strip(columns: int, *, add: bool) -> Any:
+def _strip(columns: int, kind: str) -> Any:
     """strip(c, a, b, j): these columns of all rows, in tiles of six rows, and of four and one for what is left."""
-    six, four, one = (_tile(rows, columns, add=add) for rows in (6, 4, 1))
+    six, four, one = (_tile(rows, columns, kind) for rows in (6, 4, 1))
 
     @numba.njit(nogil=True)
     def strip(c: Any, a: Any, b: Any, j: int) -> None:
@@ -187,9 +192,9 @@ def _strip(columns: int, *, add: bool) -> Any:
     return strip
 
 
-def _product(*, add: bool) -> Any:
+def _product(kind: str) -> Any:
     columns = VECTOR * _VECTORS // 4
-    wide, narrow = _strip(columns, add=add), _strip(COLUMNS, add=add)
+    wide, narrow = _strip(columns, kind), _strip(COLUMNS, kind)
 
     @numba.njit(nogil=True, inline="never")
     def product(c: Any, a: Any, b: Any) -> None:
@@ -206,4 +211,6 @@ def _product(*, add: bool) -> Any:
 
 
 # c = a b and c += a b, with a (M, >= K) in any layout, b (K, >= N), c (M, N), N a multiple of whole cache lines.
-multiply, multiply_add = _product(add=False), _product(add=True)
+multiply, multiply_add = _product("set"), _product("add")
+# c_ij = sum_k (a_ik - b_kj)^2, which takes half as long again and loses no close pair.
+squared_distances = _product("apart")

@@ -8,9 +8,10 @@ and under a cotangent V of S, with e = -f w q^3 (z - y) . V,
 
     by z: -V sum c - z sum e + sum e y      by y: sum c V + sum e z - y sum e, over rows
 
-A few rows meet a few columns at a time: products, what becomes of them, and the products with it stay in the first
-cache. Where a product loses a close pair, its differences are taken. The pairs of the witness are held as q for the
-backward pass. Shapes: M rows of each sample, of which the first R are this call's, P points, O features.
+A few rows meet a few columns at a time: distances, what becomes of them, and the products with it stay in the first
+cache. The backward pass takes the distances again, which is faster than to keep them. Where z and y are so close that
+the difference of the sums loses theirs, it is taken by itself. Shapes: M rows of each sample, of which the first R are
+this call's, P points, O features.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from torch import Tensor
 
 from kantor_kernels import threads
 from kantor_kernels.compiling import jit
-from kantor_kernels.cpu_products import COLUMNS, multiply, multiply_add, transpose
+from kantor_kernels.cpu_products import COLUMNS, multiply, multiply_add, squared_distances, transpose
 from kantor_kernels.pairwise.kernels import Kernel
-from kantor_kernels.pairwise.tiled import NEAR
 from kantor_kernels.threads import run_parts
 
 # Rows and columns of a tile.
 ROWS, ACROSS = 24, 256
+# Below this fraction of |z|^2 + |y|^2 a squared distance is that of a close pair.
+CLOSE = 2.0**-20
 # Not "nnan" or "ninf": a NaN among the points must come out as a NaN.
 _jit = jit(fastmath={"reassoc", "contract", "arcp", "afn", "nsz"}, error_model="numpy")
 
@@ -48,11 +50,9 @@ class _Witness(torch.autograd.Function):
     def forward(
         ctx: Any, x_MO: Tensor, y_MO: Tensor, at_PO: Tensor, a_M: Tensor | None, b_M: Tensor | None, rows: int
     ) -> tuple[Tensor, Tensor]:
-        pairs = _Pairs(x_MO, y_MO, at_PO, a_M, b_M, rows)
-        value, slope_PO = pairs.sums()
-        ctx.pairs, ctx.shape = pairs, x_MO.shape
+        ctx.pairs = _Pairs(x_MO, y_MO, at_PO, a_M, b_M, rows)
         ctx.set_materialize_grads(False)
-        return value, slope_PO
+        return ctx.pairs.sums()
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -60,15 +60,14 @@ class _Witness(torch.autograd.Function):
             raise NotImplementedError(
                 "kernel_witness is differentiable once; where more is asked for, pass backend='reference'"
             )
-        by_value, by_slope = cotangents
-        return *ctx.pairs.turned(by_value, by_slope), None, None, None
+        return *ctx.pairs.turned(*cotangents), None, None, None
 
 
 class _Pairs:
     """Points and weights as the compiled functions want them, and what the backward pass needs.
 
     Columns are those of x and, from a whole cache line on, those of y, without weight between them; all points are
-    centred, as their products lose least near the origin. Rows are the first R of x, those of y, and the points.
+    centred, so that sums near the origin lose least. Rows are the first R of x, those of y, and the points.
     """
 
     def __init__(
@@ -82,49 +81,37 @@ class _Pairs:
         def zeros(*shape: int) -> Any:
             return x_MO.new_zeros(shape).numpy()
 
-        self.y, self.y_turned, self.y2, self.w = (
-            zeros(columns, across),
-            zeros(o, columns),
-            zeros(columns),
-            zeros(columns),
-        )
-        self.at, self.factors, self.sums_of_c = zeros(self.points, across), zeros(self.count, 2), zeros(self.points)
+        self.y, turned, squares, w = zeros(columns, across), zeros(o, columns), zeros(columns), zeros(columns)
+        at, factors, self.sums_of_c = zeros(self.points, across), zeros(self.count, 2), zeros(self.points)
         # No weights are equal ones.
         weights = tuple(_array(x_MO.new_ones(m) if w_M is None else w_M.detach()) for w_M in (a_M, b_M))
         points = tuple(_array(v.detach()) for v in (x_MO, y_MO, at_PO))
-        _prepare(*points, *weights, rows, self.y, self.y_turned, self.y2, self.w, self.at, self.factors)
-        self.tau = x_MO.new_tensor(NEAR).numpy()[()]
+        _prepare(*points, *weights, rows, self.y, turned, squares, w, at, factors)
+        self.arrays = rows, self.y, turned, squares, w, at, factors, x_MO.new_tensor(CLOSE).numpy()[()]
 
     def sums(self) -> tuple[Tensor, Tensor]:
         """MMD^2's share of the first rows, and the slopes."""
         value = np.zeros(self.count)
         self.slope = self.like.new_empty(self.count, self.y.shape[1])
-        self.q = self.like.new_empty(self.points, len(self.y)).numpy()
-        starter, many, parts = self._threads(self.count)
+        starter, parts = self._threads(self.count)
         scratch = self.like.new_empty(parts, ROWS * ACROSS).numpy()
-        arguments = (
-            parts, self.rows, self.y, self.y_turned, self.y2, self.w, self.at, self.factors, self.tau,
-            scratch, value, self.slope.numpy(), self.sums_of_c, self.q,
-        )  # fmt: skip
-        _all_sums(starter, many, *arguments)
+        _all_sums(starter, parts, *self.arrays, scratch, value, self.slope.numpy(), self.sums_of_c)
         total = self.like.new_tensor(value[: 2 * self.rows].sum())
         return total, self.slope[2 * self.rows :, : self.features]
 
     def turned(self, by_value: Tensor | None, by_slope: Tensor | None) -> list[Tensor]:
         """Derivatives by x, y and the points."""
         m = self.like.shape[0]
-        by_columns, by_at = self.like.new_zeros(self.y.shape), self.like.new_zeros(self.at.shape)
+        by_columns, by_at = self.like.new_zeros(self.y.shape), self.like.new_zeros(self.points, self.y.shape[1])
         if by_slope is not None and self.points:
-            starter, many, parts = self._threads(self.points)
-            v = np.zeros_like(self.at)
+            starter, parts = self._threads(self.points)
+            v = np.zeros_like(by_at.numpy())
             v[:, : self.features] = by_slope.detach().numpy()
             scratch = self.like.new_empty(parts, 2 * ROWS * ACROSS).numpy()
             by_parts = self.like.new_empty(parts, *self.y.shape).numpy()
-            arguments = (
-                parts, self.y, self.y_turned, self.y2, self.w, self.at, self.factors[2 * self.rows :], self.tau,
-                scratch, v, self.sums_of_c, self.q, by_at.numpy(), by_parts,
+            _all_turned(
+                starter, parts, *self.arrays, scratch, v, self.sums_of_c, by_at.numpy(), by_parts, by_columns.numpy()
             )  # fmt: skip
-            _all_turned(starter, many, *arguments, by_columns.numpy())
         both = [by_columns[first : first + m, : self.features] for first in (0, self.half)]
         if by_value is not None:
             for index, by in enumerate(both):
@@ -133,9 +120,8 @@ class _Pairs:
                 by[: self.rows].add_(mine * (2 * by_value))
         return [*both, by_at[:, : self.features]]
 
-    def _threads(self, rows: int) -> tuple[int, int, int]:
-        parts = threads.how_many(rows * len(self.y) * (1 + self.features / 8))
-        return threads.starter(), parts, parts
+    def _threads(self, rows: int) -> tuple[int, int]:
+        return threads.starter(), threads.how_many(rows * len(self.y) * (1 + self.features / 8))
 
 
 def _padded(size: int) -> int:
@@ -153,15 +139,17 @@ def _prepare(
 ) -> None:  # fmt: skip
     """Centred points and their squares, column weights, and factors of the rows for columns of x and of y."""
     m, o, half = x.shape[0], x.shape[1], len(columns) // 2
-    for d in range(o):
-        centre = 0.0
-        for j in range(m):
-            centre += np.float64(x[j, d]) + np.float64(y[j, d])
-        middle = x.dtype.type(centre / (2 * m))
-        for j in range(m):
-            columns[j, d], columns[half + j, d] = x[j, d] - middle, y[j, d] - middle
-        for i in range(len(at)):
-            points[i, d] = at[i, d] - middle
+    middle = np.zeros(o)
+    for j in range(m):
+        for d in range(o):
+            middle[d] += np.float64(x[j, d]) + np.float64(y[j, d])
+    centre = (middle / (2 * m)).astype(x.dtype)
+    for j in range(m):
+        for d in range(o):
+            columns[j, d], columns[half + j, d] = x[j, d] - centre[d], y[j, d] - centre[d]
+    for i in range(len(at)):
+        for d in range(o):
+            points[i, d] = at[i, d] - centre[d]
     for j in range(len(columns)):
         for d in range(o):
             squares[j] += columns[j, d] * columns[j, d]
@@ -182,17 +170,17 @@ def _prepare(
 
 @_jit
 def _all_sums(
-    starter: int, many: int, parts: int, rows: int, y: Any, y_turned: Any, y2: Any, w: Any, at: Any, factors: Any,
-    tau: Any, scratch: Any, value: Any, slope: Any, sums_of_c: Any, q: Any,
+    starter: int, parts: int, rows: int, y: Any, turned: Any, y2: Any, w: Any, at: Any, factors: Any, tau: Any,
+    scratch: Any, value: Any, slope: Any, sums_of_c: Any,
 ) -> None:  # fmt: skip
-    arguments = parts, rows, y, y_turned, y2, w, at, factors, tau, scratch, value, slope, sums_of_c, q
-    run_parts(starter, many, parts, _sums, arguments)
+    arguments = parts, rows, y, turned, y2, w, at, factors, tau, scratch, value, slope, sums_of_c
+    run_parts(starter, parts, parts, _sums, arguments)
 
 
 @_jit
 def _sums(
-    part: int, parts: int, rows: int, y: Any, y_turned: Any, y2: Any, w: Any, at: Any, factors: Any,
-    tau: Any, scratch: Any, value: Any, slope: Any, sums_of_c: Any, q: Any,
+    part: int, parts: int, rows: int, y: Any, turned: Any, y2: Any, w: Any, at: Any, factors: Any, tau: Any,
+    scratch: Any, value: Any, slope: Any, sums_of_c: Any,
 ) -> None:  # fmt: skip
     """The sums of this part of the rows: of x, of y, and of the points."""
     half = len(y) // 2
@@ -203,149 +191,114 @@ def _sums(
         for i in range(first, last, ROWS):
             n, mine = min(ROWS, last - i), i - kind * rows
             _tile_of_sums(
-                points[mine : mine + n], mine, kind == 2, y, y_turned, y2, w, factors[i : i + n], tau,
-                scratch[part], value[i : i + n], slope[i : i + n], sums_of_c, q,
+                points[mine : mine + n], mine, kind == 2, y, turned, y2, w, factors[i : i + n], tau,
+                scratch[part], value[i : i + n], slope[i : i + n], sums_of_c,
             )  # fmt: skip
 
 
 @_jit
 def _tile_of_sums(
-    z: Any, first: int, held: bool, y: Any, y_turned: Any, y2: Any, w: Any, factors: Any, tau: Any,
-    scratch: Any, value: Any, slope: Any, sums_of_c: Any, q: Any,
+    z: Any, first: int, points: bool, y: Any, turned: Any, y2: Any, w: Any, factors: Any, tau: Any,
+    scratch: Any, value: Any, slope: Any, sums_of_c: Any,
 ) -> None:  # fmt: skip
     """The sums of a few rows z, of which the first has the index `first`."""
     n, half = len(z), len(y) // 2
-    totals, pulls = np.zeros(n), np.zeros(n)
+    totals, close = np.zeros(n), np.zeros(n)
     slope[:] = 0
     for side in range(2):
         for j in range(0, half, ACROSS):
             here = side * half + j
             stop = min(here + ACROSS, (side + 1) * half)
             tile = scratch[: n * (stop - here)].reshape(n, stop - here)
-            multiply(tile, z, y_turned[:, here:stop])
-            for r in range(n):
-                square = z.dtype.type(0)
-                for d in range(y_turned.shape[0]):
-                    square += z[r, d] * z[r, d]
-                # A row of either sample, and a point, leave out both rows of their own index.
-                partner = first + r - j
-                if 0 <= partner < stop - here:
-                    tile[r, partner] = np.inf
-                if held:
-                    total, pull = _held_row(
-                        tile[r], z[r], y[here:stop], square, y2[here:stop], w[here:stop], factors[r, side], tau,
-                        partner, y_turned.shape[0], slope[r], q[first + r, here:stop],
-                    )  # fmt: skip
-                    pulls[r] += pull
-                else:
-                    total, distance = _row(
-                        tile[r], z[r], y[here:stop], square, y2[here:stop], w[here:stop], factors[r, side], tau,
-                        partner, y_turned.shape[0], slope[r],
-                    )  # fmt: skip
-                    value[r] -= distance
-                totals[r] += total
-            multiply_add(slope[:n], tile, y[here:stop])
+            squared_distances(tile, z, turned[:, here:stop])
+            _leave_out(tile, first - j)
+            _pull(
+                tile, z, y[here:stop], y2[here:stop], w[here:stop], factors[:, side], tau, turned.shape[0], first - j,
+                totals, close, value, slope,
+            )  # fmt: skip
+            multiply_add(slope, tile, y[here:stop])
     for r in range(n):
         total = z.dtype.type(totals[r])
         for d in range(slope.shape[1]):
             slope[r, d] -= z[r, d] * total
-        if held:
-            sums_of_c[first + r] = pulls[r]
+        if points:
+            sums_of_c[first + r] = totals[r] + close[r]
 
 
 @_jit
-def _row(
-    row: Any, z: Any, y: Any, square: Any, y2: Any, w: Any, factor: Any, tau: Any, partner: int, features: int,
-    slope: Any,
-) -> tuple[float, float]:  # fmt: skip
-    """Products z . y become c; sum c, and sum f w |z - y|. Close pairs add to the slope, and nothing to c."""
-    kind = row.dtype.type
-    zero, one = kind(0), kind(1)
-    nan = zero / zero
-    total, distance, close = zero, zero, zero
-    for j in range(len(row)):
-        size = square + y2[j]
-        t = size - (row[j] + row[j])
-        far = t > tau * size
-        t = t if far else one
-        share = w[j] if far else zero
-        c = factor * share * (one / np.sqrt(t))
-        total += c
-        distance += c * t
-        close += kind(not far)
-        row[j] = c if far else nan
-    if close > 0:
-        for j in range(len(row)):
-            if row[j] != row[j]:
-                t = zero
-                if j != partner:
-                    for d in range(features):
-                        t += (z[d] - y[j, d]) ** 2
-                # Coincident points, and NaN, which is neither.
-                c = zero if t == 0 else factor * w[j] / np.sqrt(t)
-                distance += c * t
-                row[j] = zero
-                for d in range(features):
-                    slope[d] += c * (y[j, d] - z[d])
-    return np.float64(total), np.float64(distance)
+def _leave_out(tile: Any, diagonal: int) -> None:
+    """A row of either sample, and a point, are not compared with the rows of their own index."""
+    for r in range(len(tile)):
+        if 0 <= diagonal + r < tile.shape[1]:
+            tile[r, diagonal + r] = 0
 
 
 @_jit
-def _held_row(
-    row: Any, z: Any, y: Any, square: Any, y2: Any, w: Any, factor: Any, tau: Any, partner: int, features: int,
-    slope: Any, q: Any,
-) -> tuple[float, float]:  # fmt: skip
-    """As `_row`, and q; sum c without and with close pairs."""
-    kind = row.dtype.type
+def _pull(
+    tile: Any, z: Any, y: Any, y2: Any, w: Any, factors: Any, tau: Any, features: int, diagonal: int,
+    totals: Any, near: Any, value: Any, slope: Any,
+) -> None:  # fmt: skip
+    """Squared distances become c; add sum c of others and of close pairs, and -sum f w |z - y|.
+
+    Close pairs are added to the slope here, and their c is 0. All rows in one function: each view of an array that
+    threads share would be counted, by one thread at a time.
+    """
+    kind = tile.dtype.type
     zero, one = kind(0), kind(1)
     nan = zero / zero
-    total, pull, close = zero, zero, zero
-    for j in range(len(row)):
-        size = square + y2[j]
-        t = size - (row[j] + row[j])
-        far = t > tau * size
-        t = t if far else one
-        share = w[j] if far else zero
-        root = one / np.sqrt(t)
-        c = factor * share * root
-        total += c
-        close += kind(not far)
-        row[j] = c
-        q[j] = root if far else nan
-    if close > 0:
+    for r in range(len(tile)):
+        row, factor, square = tile[r], factors[r], zero
+        for d in range(features):
+            square += z[r, d] * z[r, d]
+        total, distance, close = zero, zero, zero
         for j in range(len(row)):
-            if q[j] != q[j]:
-                t = zero
-                if j != partner:
+            t = row[j]
+            far = t > tau * (square + y2[j])
+            t = t if far else one
+            share = w[j] if far else zero
+            c = factor * share * (one / np.sqrt(t))
+            total += c
+            distance += c * t
+            close += kind(not far)
+            row[j] = c if far else nan
+        totals[r] += total
+        value[r] -= distance
+        if close > 0:
+            for j in range(len(row)):
+                if row[j] != row[j]:
+                    row[j] = zero
+                    if j == diagonal + r:
+                        continue
+                    t = zero
                     for d in range(features):
-                        t += (z[d] - y[j, d]) ** 2
-                q[j] = zero if t == 0 else one / np.sqrt(t)
-                c = factor * w[j] * q[j]
-                pull += c
-                row[j] = zero
-                for d in range(features):
-                    slope[d] += c * (y[j, d] - z[d])
-    return np.float64(total), np.float64(total) + np.float64(pull)
+                        t += (z[r, d] - y[j, d]) ** 2
+                    # Not of coincident points; of NaN, which is neither.
+                    if t != 0:
+                        c = factor * w[j] / np.sqrt(t)
+                        near[r] += c
+                        value[r] -= c * t
+                        for d in range(features):
+                            slope[r, d] += c * (y[j, d] - z[r, d])
 
 
 @_jit
 def _all_turned(
-    starter: int, many: int, parts: int, y: Any, y_turned: Any, y2: Any, w: Any, at: Any, factors: Any, tau: Any,
-    scratch: Any, v: Any, sums_of_c: Any, q: Any, by_at: Any, by_parts: Any, by_columns: Any,
+    starter: int, parts: int, rows: int, y: Any, turned: Any, y2: Any, w: Any, at: Any, factors: Any, tau: Any,
+    scratch: Any, v: Any, sums_of_c: Any, by_at: Any, by_parts: Any, by_columns: Any,
 ) -> None:  # fmt: skip
-    arguments = parts, y, y_turned, y2, w, at, factors, tau, scratch, v, sums_of_c, q, by_at, by_parts
-    run_parts(starter, many, parts, _turned, arguments)
+    arguments = parts, rows, y, turned, y2, w, at, factors, tau, scratch, v, sums_of_c, by_at, by_parts
+    run_parts(starter, parts, parts, _turned, arguments)
     for part in range(parts):
         by_columns += by_parts[part]
 
 
 @_jit
 def _turned(
-    part: int, parts: int, y: Any, y_turned: Any, y2: Any, w: Any, at: Any, factors: Any, tau: Any,
-    scratch: Any, v: Any, sums_of_c: Any, q: Any, by_at: Any, by_parts: Any,
+    part: int, parts: int, rows: int, y: Any, turned: Any, y2: Any, w: Any, at: Any, factors: Any, tau: Any,
+    scratch: Any, v: Any, sums_of_c: Any, by_at: Any, by_parts: Any,
 ) -> None:  # fmt: skip
     """Derivatives by this part of the points, and what it adds to those by the columns."""
-    by_columns, half, features = by_parts[part], len(y) // 2, y_turned.shape[0]
+    by_columns, half, features = by_parts[part], len(y) // 2, turned.shape[0]
     by_columns[:] = 0
     sums_of_e = np.zeros(len(y), y.dtype)
     # Cotangents and points of a tile, one upon the other.
@@ -359,20 +312,16 @@ def _turned(
             for j in range(0, half, ACROSS):
                 here = side * half + j
                 last = min(here + ACROSS, (side + 1) * half)
-                width = last - here
-                tile = scratch[part, : 2 * n * width].reshape(2 * n, width)
+                tile = scratch[part, : 2 * n * (last - here)].reshape(2 * n, last - here)
                 c, e = tile[:n], tile[n:]
-                multiply(e, v[i : i + n], y_turned[:, here:last])
-                for r in range(n):
-                    square, along = y.dtype.type(0), y.dtype.type(0)
-                    for d in range(features):
-                        square += at[i + r, d] * at[i + r, d]
-                        along += at[i + r, d] * v[i + r, d]
-                    totals[r] += _turned_row(
-                        c[r], e[r], at[i + r], y[here:last], v[i + r], square, along, y2[here:last], w[here:last],
-                        factors[i + r, side], tau, features, q[i + r, here:last], sums_of_e[here:last],
-                        by_at[i + r], by_columns[here:last],
-                    )  # fmt: skip
+                squared_distances(c, at[i : i + n], turned[:, here:last])
+                multiply(e, v[i : i + n], turned[:, here:last])
+                _leave_out(c, i - j)
+                _turn(
+                    c, e, at[i : i + n], y[here:last], v[i : i + n], y2[here:last], w[here:last],
+                    factors[2 * rows + i : 2 * rows + i + n, side], tau, features, i - j,
+                    totals, sums_of_e[here:last], by_at[i : i + n], by_columns[here:last],
+                )  # fmt: skip
                 multiply_add(by_at[i : i + n], e, y[here:last])
                 multiply_add(by_columns[here:last], tile.T, both[: 2 * n])
         for r in range(n):
@@ -385,33 +334,50 @@ def _turned(
 
 
 @_jit
-def _turned_row(
-    c: Any, e: Any, z: Any, y: Any, v: Any, square: Any, along: Any, y2: Any, w: Any, factor: Any, tau: Any,
-    features: int, q: Any, sums_of_e: Any, by_z: Any, by_y: Any,
-) -> float:  # fmt: skip
-    """Products V . y become e, and c; sum e. Close pairs add to the derivatives, and nothing to e."""
+def _turn(
+    c: Any, e: Any, z: Any, y: Any, v: Any, y2: Any, w: Any, factors: Any, tau: Any, features: int, diagonal: int,
+    totals: Any, sums_of_e: Any, by_z: Any, by_y: Any,
+) -> None:  # fmt: skip
+    """Squared distances become c, and products V . y become e; add sums of e over columns and over rows.
+
+    Close pairs are added to the derivatives here, and have c = e = 0; what c V adds by z, the caller does.
+    """
     kind = c.dtype.type
     zero, one = kind(0), kind(1)
-    total, close = zero, zero
-    for j in range(len(c)):
-        root = q[j]
-        fwq = factor * w[j] * root
-        near = root * root * tau * (square + y2[j]) >= one
-        found = fwq * root * root * (e[j] - along)
-        found = zero if near else found
-        close += kind(near)
-        c[j], e[j] = fwq, found
-        total += found
-        sums_of_e[j] += found
-    if close > 0:
-        for j in range(len(c)):
-            root = q[j]
-            if root * root * tau * (square + y2[j]) >= one:
-                exact = zero
-                for d in range(features):
-                    exact -= v[d] * (z[d] - y[j, d])
-                found = c[j] * root * root * exact
-                for d in range(features):
-                    by_z[d] -= found * (z[d] - y[j, d])
-                    by_y[j, d] += found * (z[d] - y[j, d])
-    return np.float64(total)
+    nan = zero / zero
+    for r in range(len(c)):
+        pulls, turns, factor, square, along = c[r], e[r], factors[r], zero, zero
+        for d in range(features):
+            square += z[r, d] * z[r, d]
+            along += z[r, d] * v[r, d]
+        total, close = zero, zero
+        for j in range(len(pulls)):
+            t = pulls[j]
+            far = t > tau * (square + y2[j])
+            t = t if far else one
+            share = w[j] if far else zero
+            q = one / np.sqrt(t)
+            pull = factor * share * q
+            turn = pull * (q * q) * (turns[j] - along)
+            total += turn
+            sums_of_e[j] += turn
+            close += kind(not far)
+            turns[j] = turn
+            pulls[j] = pull if far else nan
+        totals[r] += total
+        if close > 0:
+            for j in range(len(pulls)):
+                if pulls[j] != pulls[j]:
+                    pulls[j] = zero
+                    if j == diagonal + r:
+                        continue
+                    t, across = zero, zero
+                    for d in range(features):
+                        t += (z[r, d] - y[j, d]) ** 2
+                        across += (z[r, d] - y[j, d]) * v[r, d]
+                    if t != 0:
+                        pull = factor * w[j] / np.sqrt(t)
+                        for d in range(features):
+                            turn = pull * across / t * (z[r, d] - y[j, d])
+                            by_z[r, d] += turn
+                            by_y[j, d] += pull * v[r, d] - turn

@@ -15,7 +15,6 @@ from kantor_kernels.arguments import check_optional_tensors, instance, whole_num
 from kantor_kernels.backends import InModule
 from kantor_kernels.pairwise import reference, separate
 from kantor_kernels.pairwise.kernels import Energy, Kernel
-from kantor_kernels.pairwise.slope import PAIRS
 from kantor_kernels.samples import prepare_pair, result_dtype
 
 
@@ -32,18 +31,15 @@ class Witness(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """What is asked for; `held` are the pairs of points and rows."""
+    """What is asked for."""
 
     device: torch.device
     energy: bool
-    held: int
 
 
 def _beyond_cpu(problem: Pairs) -> str | None:
     if not problem.energy:
         return "it is for the energy kernel with exponent 1"
-    if problem.held > PAIRS:
-        return f"it holds the pairs of points and rows, at most {PAIRS}"
     return "it is not for compiled functions and transforms" if transforms.active() or transforms.traced() else None
 
 
@@ -89,8 +85,7 @@ def kernel_witness(
         at: (R, D), the points, or None for none.
         rows: R, None for M.
         kernel: default Energy(); radial, its bandwidths numbers.
-        backend: "auto", "cpu" (the energy kernel, in one pass, up to 4 million pairs of points and rows, which it
-            holds), "separate" (sums of `kernel_potential` and `kernel_slope`), or "reference" (the definition).
+        backend: "auto", "cpu" (the energy kernel, in one pass), "separate" (sums of `kernel_potential` and `kernel_slope`), or "reference" (the definition).
 
     Returns:
         A `Witness` in float32, or in float64 for float64 input, differentiable once by x, y and the points.
@@ -119,8 +114,7 @@ def kernel_witness(
             f"got {tuple(at.shape)} in {at.dtype} on {at.device}"
         )
     is_energy = isinstance(kernel, Energy) and kernel.exponent == 1.0
-    problem = Pairs(x.device, is_energy, 2 * len(x) * len(at))
-    chosen, _ = backends.choose(OPERATION, backend, problem)
+    chosen, _ = backends.choose(OPERATION, backend, Pairs(x.device, is_energy))
     arguments = sample_x.points, sample_y.points, sample_x.weight, sample_y.weight, at.to(sample_x.points.dtype)
     value, slope = chosen.run("kernel_witness", *arguments, rows, kernel)
     return Witness(value.to(result_dtype(x)), slope.to(result_dtype(x)))
