@@ -71,7 +71,8 @@ class _Writer:
 def _tile(rows: int, columns: int, kind: str) -> Any:
     """tile(c, a, b, i, j): c[i : i + rows, j : j + columns] (+)= a[i : i + rows, :K] b[:, j : j + columns].
 
-    Of the kind "apart", squares of differences are summed instead of products. Columns are counted in single precision; in double precision a tile has half as many.
+    Of the kind "apart", squares of differences are summed instead of products. Columns are counted in single precision;
+    in double precision a tile has half as many.
     """
     vectors = 4 * columns // VECTOR
 

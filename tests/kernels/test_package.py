@@ -16,6 +16,7 @@ import kantor_kernels
 from kantor_kernels import Energy, backends
 from kantor_kernels.critic_step.functional import Layers
 from kantor_kernels.gradient_penalty.functional import Points
+from kantor_kernels.pairwise import witness
 from kantor_kernels.pairwise.functional import Pairs, Slopes
 from kantor_kernels.permutation.functional import Pool
 from kantor_kernels.sliced.functional import Directions
@@ -38,6 +39,7 @@ CRITIC = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
 CALLS: dict[str, Callable[[str], object]] = {
     "pairwise": lambda backend: kantor_kernels.mmd(X, Y, kernel=Energy(), backend=backend),
     "kernel_slope": lambda backend: kantor_kernels.kernel_slope(X, Y, backend=backend),
+    "kernel_witness": lambda backend: kantor_kernels.kernel_witness(X, Y, at=X, backend=backend),
     "sliced": lambda backend: kantor_kernels.sliced_energy_distance(X, Y, backend=backend),
     "permutation": lambda backend: kantor_kernels.two_sample_test(X, Y, permutations=3, backend=backend),
     "gradient_penalty": lambda backend: kantor_kernels.gradient_penalty(CRITIC, X, Y, backend=backend),
@@ -47,6 +49,7 @@ CALLS: dict[str, Callable[[str], object]] = {
 PROBLEMS: dict[str, Callable[[str], backends.Problem]] = {
     "pairwise": lambda device: Pairs(torch.device(device), torch.float32, 3, True),
     "kernel_slope": lambda device: Slopes(torch.device(device), True, 36),
+    "kernel_witness": lambda device: witness.Pairs(torch.device(device), True),
     "sliced": lambda device: Directions(torch.device(device)),
     "permutation": lambda device: Pool(torch.device(device)),
     "gradient_penalty": lambda device: Points.of(copy.deepcopy(CRITIC).to(device), X.to(device), None),

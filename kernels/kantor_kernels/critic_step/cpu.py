@@ -133,9 +133,9 @@ class _Step:
         self.copy(perceptron)
         b, o, parts = len(rows.real), perceptron.outputs, len(self.totals)
         conditions = rows.real[:, :0] if rows.conditions is None else rows.conditions
-        stored = -(-b // PANEL), self.values.shape[1]
-        key = "stored", stored, rows.real.dtype, *(w.shape for w in perceptron.weights)
-        values, cotangents = reused(key, lambda: [rows.real.new_zeros(stored).numpy() for _ in range(2)])
+        shape = -(-b // PANEL), self.values.shape[1] // 4 * 3
+        key = "stored", shape, rows.real.dtype, *(w.shape for w in perceptron.weights)
+        stored = reused(key, lambda: rows.real.new_zeros(shape).numpy())
         embeddings, adjoints = rows.real.new_empty(3, b, o), rows.real.new_empty(3, b, o)
         slope_BO, t_BO, norm_B = (torch.empty_like(like) for like in (adjoints[0], adjoints[0], rows.eps))
         gradients = rows.real.new_empty(self.numbers)
@@ -143,18 +143,19 @@ class _Step:
 
         layout = self.layout, self.weights, self.transposed, self.biases
         batch = tuple(map(_array, (rows.real, rows.fake, conditions, rows.eps)))
-        _embed(starter, threads, parts, self.parameters, *layout, perceptron.slope, *batch, values, embeddings.numpy())
+        _embed(starter, threads, parts, self.parameters, *layout, perceptron.slope, *batch, stored, embeddings.numpy())
         head = Compared(embeddings.unbind(), adjoints.unbind(), slope_BO)
         head.start(loss)
         _look(
             starter, threads, *layout, perceptron.slope, loss.weight, loss.target, loss.one_sided,
             rows.real.shape[1], slope_BO.numpy(), _array(rows.penalty_coefficients), norm_B.numpy(),
-            values, cotangents, self.scratch, self.by_biases, self.totals, t_BO.numpy(),
+            stored, self.values, self.cotangents, self.scratch, self.by_weights, self.by_biases, self.totals,
+            t_BO.numpy(),
         )  # fmt: skip
         distance = head.finish(rows, t_BO).to(rows.real.dtype)
         _descend(
             starter, threads, *layout, perceptron.slope, adjoints.numpy(),
-            values, cotangents, self.by_weights, self.by_biases, gradients.numpy(),
+            stored, self.cotangents, self.by_weights, self.by_biases, gradients.numpy(),
         )  # fmt: skip
         penalty = rows.real.new_tensor(self.totals[:, 2].sum())
         by_parameter = unflatten_dense_tensors(gradients, perceptron.parameters())
@@ -378,7 +379,7 @@ def _panel(
         _finish(h[:rows, :outputs], r[:rows, :outputs], h[tangents:, :outputs], a, b, kind, merged, total)
         _reverse(layout, weights, slope, values, cotangents, every, 0, rows, 0, biased, by_biases)
 
-    _collect(layout, values, cotangents, every, by_weights, add)
+    _collect(layout, values, cotangents, every, 0, by_weights, add)
 
 
 @_jit
@@ -408,43 +409,46 @@ def _top_of_tangent(layout: Any, transposed: Any, values: Any, every: int, tange
 
 
 @_jit
-def _collect(layout: Any, values: Any, cotangents: Any, every: int, by_weights: Any, add: bool) -> None:
-    """Write or add the gradients of the weights."""
+def _collect(
+    layout: Any, values: Any, cotangents: Any, every: int, first: int, by_weights: Any, add: bool
+) -> None:  # fmt: skip
+    """Write or add the gradients of the weights, of the rows from the first on."""
     for level in range(len(layout) - 1):
-        r, h = _rows_at(cotangents, layout, level + 1, every), _rows_at(values, layout, level, every)
+        r = _rows_at(cotangents, layout, level + 1, every)[first:]
+        h = _rows_at(values, layout, level, every)[first:]
         if add:
             multiply_add(_weights_at(by_weights, layout, level), r.T, h)
         else:
             multiply(_weights_at(by_weights, layout, level), r.T, h)
 
 
-# The step in three parts: `values` and `cotangents` have a row for each panel of the batch, which stays.
+# The step in three parts: `stored` has a row for each panel of the batch, with the values of its 3 b rows.
 
 
 @_jit
 def _embed(
     starter: int, threads: int, parts: int, parameters: Any, layout: Any, weights: Any, transposed: Any, biases: Any,
-    slope: float, real: Any, fake: Any, conditions: Any, eps: Any, values: Any, embeddings: Any,
+    slope: float, real: Any, fake: Any, conditions: Any, eps: Any, stored: Any, embeddings: Any,
 ) -> None:  # fmt: skip
     """The embeddings (3, B, O) of real and generated rows and of the points between."""
     run_parts(starter, threads, parts, _lay_out, (parts, parameters, weights, transposed, biases, layout))
-    arguments = parts, layout, transposed, biases, slope, real, fake, conditions, eps, values, embeddings
+    arguments = parts, layout, transposed, biases, slope, real, fake, conditions, eps, stored, embeddings
     run_parts(starter, threads, parts, _embed_part, arguments)
 
 
 @_jit
 def _embed_part(
     part: int, parts: int, layout: Any, transposed: Any, biases: Any, slope: float,
-    real: Any, fake: Any, conditions: Any, eps: Any, values: Any, embeddings: Any,
+    real: Any, fake: Any, conditions: Any, eps: Any, stored: Any, embeddings: Any,
 ) -> None:  # fmt: skip
     start, stop = _rows_of_part(part, parts, len(real), PANEL)
     for first in range(start, stop, PANEL):
-        last, mine = min(first + PANEL, stop), values[first // PANEL]
+        last, mine = min(first + PANEL, stop), stored[first // PANEL]
         b = last - first
-        x = _rows_at(mine, layout, 0, 4 * b)
+        x = _rows_at(mine, layout, 0, 3 * b)
         _load(x, real[first:last], fake[first:last], conditions[first:last], eps[first:last], b)
-        _up(layout, transposed, biases, slope, mine, 4 * b, 3 * b)
-        h = _rows_at(mine, layout, len(layout) - 1, 4 * b)[:, : embeddings.shape[2]]
+        _up(layout, transposed, biases, slope, mine, 3 * b, 3 * b)
+        h = _rows_at(mine, layout, len(layout) - 1, 3 * b)[:, : embeddings.shape[2]]
         for k in range(3):
             embeddings[k, first:last] = h[k * b : (k + 1) * b]
 
@@ -453,12 +457,12 @@ def _embed_part(
 def _look(
     starter: int, threads: int, layout: Any, weights: Any, transposed: Any, biases: Any, slope: float,
     weight: float, target: float, one_sided: bool, features: int, by_between: Any, c: Any, norms: Any,
-    values: Any, cotangents: Any, scratch: Any, by_biases: Any, totals: Any, t: Any,
+    stored: Any, values: Any, cotangents: Any, scratch: Any, by_weights: Any, by_biases: Any, totals: Any, t: Any,
 ) -> None:  # fmt: skip
-    """From df / dh at the points between to norms, penalty and the tangent of their embeddings."""
+    """From df / dh at the points between to norms, penalty, tangents of their embeddings, and s t by the weights."""
     arguments = (
         layout, weights, transposed, slope, weight, target, one_sided, features, by_between, c, norms,
-        values, cotangents, scratch, by_biases, totals, t,
+        stored, values, cotangents, scratch, by_weights, by_biases, totals, t,
     )  # fmt: skip
     run_parts(starter, threads, len(totals), _look_part, arguments)
 
@@ -467,59 +471,58 @@ def _look(
 def _look_part(
     part: int, layout: Any, weights: Any, transposed: Any, slope: float,
     weight: float, target: float, one_sided: bool, features: int, by_between: Any, c: Any, norms: Any,
-    values: Any, cotangents: Any, scratch: Any, by_biases: Any, totals: Any, t: Any,
+    stored: Any, values: Any, cotangents: Any, scratch: Any, by_weights: Any, by_biases: Any, totals: Any, t: Any,
 ) -> None:  # fmt: skip
+    by_biases[part] = 0
     totals[part] = 0
     top, outputs = len(layout) - 1, by_between.shape[1]
     start, stop = _rows_of_part(part, len(totals), len(by_between), PANEL)
+    if start == stop:
+        by_weights[part] = 0
+    mine, reverse = values[part], cotangents[part]
     for first in range(start, stop, PANEL):
-        last, panel = min(first + PANEL, stop), first // PANEL
+        last, panel = min(first + PANEL, stop), stored[first // PANEL]
         b = last - first
-        every, between, tangents = 4 * b, 2 * b, 3 * b
-        _rows_at(cotangents[panel], layout, top, every)[tangents:, :outputs] = by_between[first:last]
-        _reverse(
-            layout, weights, slope, values[panel], cotangents[panel], every, tangents, every, between - tangents,
-            0, by_biases[part],
-        )  # fmt: skip
+        # The points between, and beside them the tangents there.
+        for level in range(1, top):
+            _rows_at(mine, layout, level, 2 * b)[:b] = _rows_at(panel, layout, level, 3 * b)[2 * b :]
+        _rows_at(reverse, layout, top, 2 * b)[b:, :outputs] = by_between[first:last]
+        _reverse(layout, weights, slope, mine, reverse, 2 * b, b, 2 * b, -b, 0, by_biases[part])
         _tangent(
-            layout, weights, transposed, slope, values[panel], cotangents[panel], scratch[part],
-            every, between, tangents,
+            layout, weights, transposed, slope, mine, reverse, scratch[part], 2 * b, 0, b,
             c[first:last], weight, target, one_sided, features, norms[first:last], totals[part],
         )  # fmt: skip
-        _top_of_tangent(layout, transposed, values[panel], every, tangents)
-        t[first:last] = _rows_at(values[panel], layout, top, every)[tangents:, :outputs]
+        _top_of_tangent(layout, transposed, mine, 2 * b, b)
+        t[first:last] = _rows_at(mine, layout, top, 2 * b)[b:, :outputs]
+        _collect(layout, mine, reverse, 2 * b, b, by_weights[part], first > start)
 
 
 @_jit
 def _descend(
     starter: int, threads: int, layout: Any, weights: Any, transposed: Any, biases: Any, slope: float, adjoints: Any,
-    values: Any, cotangents: Any, by_weights: Any, by_biases: Any, gradients: Any,
+    stored: Any, cotangents: Any, by_weights: Any, by_biases: Any, gradients: Any,
 ) -> None:  # fmt: skip
-    """Gradients by the parameters from those of the loss by the embeddings, (3, B, O)."""
-    arguments = layout, weights, slope, adjoints, values, cotangents, by_weights, by_biases
+    """Gradients by the parameters, to which s t has been added: what follows from those by the embeddings (3, B, O)."""
+    arguments = layout, weights, slope, adjoints, stored, cotangents, by_weights, by_biases
     run_parts(starter, threads, len(by_weights), _descend_part, arguments)
     run_parts(starter, threads, len(by_weights), _add_up, (by_weights, by_biases, layout, gradients))
 
 
 @_jit
 def _descend_part(
-    part: int, layout: Any, weights: Any, slope: float, adjoints: Any, values: Any, cotangents: Any, by_weights: Any,
+    part: int, layout: Any, weights: Any, slope: float, adjoints: Any, stored: Any, cotangents: Any, by_weights: Any,
     by_biases: Any,
 ) -> None:  # fmt: skip
-    by_biases[part] = 0
     start, stop = _rows_of_part(part, len(by_weights), adjoints.shape[1], PANEL)
-    if start == stop:
-        by_weights[part] = 0
+    mine = cotangents[part]
     for first in range(start, stop, PANEL):
-        last, panel = min(first + PANEL, stop), first // PANEL
+        last, panel = min(first + PANEL, stop), stored[first // PANEL]
         b = last - first
-        r = _rows_at(cotangents[panel], layout, len(layout) - 1, 4 * b)[:, : adjoints.shape[2]]
+        r = _rows_at(mine, layout, len(layout) - 1, 3 * b)[:, : adjoints.shape[2]]
         for k in range(3):
             r[k * b : (k + 1) * b] = adjoints[k, first:last]
-        _reverse(
-            layout, weights, slope, values[panel], cotangents[panel], 4 * b, 0, 3 * b, 0, 3 * b, by_biases[part]
-        )  # fmt: skip
-        _collect(layout, values[panel], cotangents[panel], 4 * b, by_weights[part], first > start)
+        _reverse(layout, weights, slope, panel, mine, 3 * b, 0, 3 * b, 0, 3 * b, by_biases[part])
+        _collect(layout, panel, mine, 3 * b, 0, by_weights[part], True)
 
 
 @_jit

@@ -29,9 +29,9 @@ from kantor_kernels.pairwise.kernels import Kernel
 from kantor_kernels.threads import run_parts
 
 # Rows and columns of a tile.
-ROWS, ACROSS = 24, 256
+ROWS, ACROSS = 24, 128
 # Below this fraction of |z|^2 + |y|^2 a squared distance is that of a close pair.
-CLOSE = 2.0**-20
+CLOSE = 2.0**-22
 # Not "nnan" or "ninf": a NaN among the points must come out as a NaN.
 _jit = jit(fastmath={"reassoc", "contract", "arcp", "afn", "nsz"}, error_model="numpy")
 
@@ -64,7 +64,7 @@ class _Witness(torch.autograd.Function):
 
 
 class _Pairs:
-    """Points and weights as the compiled functions want them, and what the backward pass needs.
+    """Points and weights as the compiled functions want them, and as they came, for close pairs.
 
     Columns are those of x and, from a whole cache line on, those of y, without weight between them; all points are
     centred, so that sums near the origin lose least. Rows are the first R of x, those of y, and the points.
@@ -87,7 +87,8 @@ class _Pairs:
         weights = tuple(_array(x_MO.new_ones(m) if w_M is None else w_M.detach()) for w_M in (a_M, b_M))
         points = tuple(_array(v.detach()) for v in (x_MO, y_MO, at_PO))
         _prepare(*points, *weights, rows, self.y, turned, squares, w, at, factors)
-        self.arrays = rows, self.y, turned, squares, w, at, factors, x_MO.new_tensor(CLOSE).numpy()[()]
+        tau = x_MO.new_tensor(CLOSE).numpy()[()]
+        self.arrays = rows, *points, self.y, turned, squares, w, at, factors, tau
 
     def sums(self) -> tuple[Tensor, Tensor]:
         """MMD^2's share of the first rows, and the slopes."""
@@ -170,16 +171,20 @@ def _prepare(
 
 @_jit
 def _all_sums(
-    starter: int, parts: int, rows: int, y: Any, turned: Any, y2: Any, w: Any, at: Any, factors: Any, tau: Any,
+    starter: int, parts: int, rows: int, given_x: Any, given_y: Any, given_at: Any,
+    y: Any, turned: Any, y2: Any, w: Any, at: Any, factors: Any, tau: Any,
     scratch: Any, value: Any, slope: Any, sums_of_c: Any,
 ) -> None:  # fmt: skip
-    arguments = parts, rows, y, turned, y2, w, at, factors, tau, scratch, value, slope, sums_of_c
+    arguments = (
+        parts, rows, given_x, given_y, given_at, y, turned, y2, w, at, factors, tau, scratch, value, slope, sums_of_c,
+    )  # fmt: skip
     run_parts(starter, parts, parts, _sums, arguments)
 
 
 @_jit
 def _sums(
-    part: int, parts: int, rows: int, y: Any, turned: Any, y2: Any, w: Any, at: Any, factors: Any, tau: Any,
+    part: int, parts: int, rows: int, given_x: Any, given_y: Any, given_at: Any,
+    y: Any, turned: Any, y2: Any, w: Any, at: Any, factors: Any, tau: Any,
     scratch: Any, value: Any, slope: Any, sums_of_c: Any,
 ) -> None:  # fmt: skip
     """The sums of this part of the rows: of x, of y, and of the points."""
@@ -188,32 +193,33 @@ def _sums(
     for kind in range(3):
         first, last = max(start, kind * rows), min(stop, (kind + 1) * rows if kind < 2 else len(factors))
         points = at if kind == 2 else y[kind * half : kind * half + rows]
+        given = given_at if kind == 2 else (given_y if kind == 1 else given_x)
         for i in range(first, last, ROWS):
             n, mine = min(ROWS, last - i), i - kind * rows
             _tile_of_sums(
-                points[mine : mine + n], mine, kind == 2, y, turned, y2, w, factors[i : i + n], tau,
-                scratch[part], value[i : i + n], slope[i : i + n], sums_of_c,
+                points[mine : mine + n], given[mine : mine + n], given_x, given_y, mine, kind == 2,
+                y, turned, y2, w, factors[i : i + n], tau, scratch[part], value[i : i + n], slope[i : i + n], sums_of_c,
             )  # fmt: skip
 
 
 @_jit
 def _tile_of_sums(
-    z: Any, first: int, points: bool, y: Any, turned: Any, y2: Any, w: Any, factors: Any, tau: Any,
-    scratch: Any, value: Any, slope: Any, sums_of_c: Any,
+    z: Any, given_z: Any, given_x: Any, given_y: Any, first: int, points: bool,
+    y: Any, turned: Any, y2: Any, w: Any, factors: Any, tau: Any, scratch: Any, value: Any, slope: Any, sums_of_c: Any,
 ) -> None:  # fmt: skip
     """The sums of a few rows z, of which the first has the index `first`."""
     n, half = len(z), len(y) // 2
-    totals, close = np.zeros(n), np.zeros(n)
+    totals, close, z2 = np.zeros(n), np.zeros(n), _products(z, z)
     slope[:] = 0
     for side in range(2):
+        given = given_x if side == 0 else given_y
         for j in range(0, half, ACROSS):
             here = side * half + j
             stop = min(here + ACROSS, (side + 1) * half)
             tile = scratch[: n * (stop - here)].reshape(n, stop - here)
             squared_distances(tile, z, turned[:, here:stop])
-            _leave_out(tile, first - j)
             _pull(
-                tile, z, y[here:stop], y2[here:stop], w[here:stop], factors[:, side], tau, turned.shape[0], first - j,
+                tile, z2, y2[here:stop], w[here:stop], factors[:, side], tau, first - j, given_z, given[j : j + ACROSS],
                 totals, close, value, slope,
             )  # fmt: skip
             multiply_add(slope, tile, y[here:stop])
@@ -226,31 +232,36 @@ def _tile_of_sums(
 
 
 @_jit
-def _leave_out(tile: Any, diagonal: int) -> None:
-    """A row of either sample, and a point, are not compared with the rows of their own index."""
-    for r in range(len(tile)):
-        if 0 <= diagonal + r < tile.shape[1]:
-            tile[r, diagonal + r] = 0
+def _products(z: Any, v: Any) -> Any:
+    """z . v of each row."""
+    found = np.zeros(len(z), z.dtype)
+    for r in range(len(z)):
+        for d in range(z.shape[1]):
+            found[r] += z[r, d] * v[r, d]
+    return found
 
 
 @_jit
 def _pull(
-    tile: Any, z: Any, y: Any, y2: Any, w: Any, factors: Any, tau: Any, features: int, diagonal: int,
+    tile: Any, z2: Any, y2: Any, w: Any, factors: Any, tau: Any, diagonal: int, z: Any, y: Any,
     totals: Any, near: Any, value: Any, slope: Any,
 ) -> None:  # fmt: skip
     """Squared distances become c; add sum c of others and of close pairs, and -sum f w |z - y|.
 
-    Close pairs are added to the slope here, and their c is 0. All rows in one function: each view of an array that
-    threads share would be counted, by one thread at a time.
+    A row of either sample, and a point, are not compared with the rows of their own index, on the diagonal. Close pairs
+    are added to the slope here, and their c is 0. All rows in one function: each view of an array that threads share
+    would be counted, by one thread at a time.
     """
-    kind = tile.dtype.type
+    kind, features = tile.dtype.type, z.shape[1]
     zero, one = kind(0), kind(1)
     nan = zero / zero
     for r in range(len(tile)):
-        row, factor, square = tile[r], factors[r], zero
-        for d in range(features):
-            square += z[r, d] * z[r, d]
+        row, factor, square, partner = tile[r], factors[r], z2[r], diagonal + r
         total, distance, close = zero, zero, zero
+        inside = 0 <= partner < len(row)
+        if inside:
+            # No close one, so that it is taken out again without a search.
+            row[partner] = square + y2[partner]
         for j in range(len(row)):
             t = row[j]
             far = t > tau * (square + y2[j])
@@ -261,13 +272,17 @@ def _pull(
             distance += c * t
             close += kind(not far)
             row[j] = c if far else nan
+        if inside and row[partner] == row[partner]:
+            total -= row[partner]
+            distance -= row[partner] * (square + y2[partner])
+            row[partner] = zero
         totals[r] += total
         value[r] -= distance
         if close > 0:
             for j in range(len(row)):
                 if row[j] != row[j]:
                     row[j] = zero
-                    if j == diagonal + r:
+                    if j == partner or j >= len(y):
                         continue
                     t = zero
                     for d in range(features):
@@ -283,10 +298,14 @@ def _pull(
 
 @_jit
 def _all_turned(
-    starter: int, parts: int, rows: int, y: Any, turned: Any, y2: Any, w: Any, at: Any, factors: Any, tau: Any,
+    starter: int, parts: int, rows: int, given_x: Any, given_y: Any, given_at: Any,
+    y: Any, turned: Any, y2: Any, w: Any, at: Any, factors: Any, tau: Any,
     scratch: Any, v: Any, sums_of_c: Any, by_at: Any, by_parts: Any, by_columns: Any,
 ) -> None:  # fmt: skip
-    arguments = parts, rows, y, turned, y2, w, at, factors, tau, scratch, v, sums_of_c, by_at, by_parts
+    arguments = (
+        parts, rows, given_x, given_y, given_at, y, turned, y2, w, at, factors, tau, scratch, v, sums_of_c,
+        by_at, by_parts,
+    )  # fmt: skip
     run_parts(starter, parts, parts, _turned, arguments)
     for part in range(parts):
         by_columns += by_parts[part]
@@ -294,7 +313,8 @@ def _all_turned(
 
 @_jit
 def _turned(
-    part: int, parts: int, rows: int, y: Any, turned: Any, y2: Any, w: Any, at: Any, factors: Any, tau: Any,
+    part: int, parts: int, rows: int, given_x: Any, given_y: Any, given_at: Any,
+    y: Any, turned: Any, y2: Any, w: Any, at: Any, factors: Any, tau: Any,
     scratch: Any, v: Any, sums_of_c: Any, by_at: Any, by_parts: Any,
 ) -> None:  # fmt: skip
     """Derivatives by this part of the points, and what it adds to those by the columns."""
@@ -307,8 +327,10 @@ def _turned(
     for i in range(start, stop, ROWS):
         n = min(ROWS, stop - i)
         both[:n], both[n : 2 * n] = v[i : i + n], at[i : i + n]
-        totals = np.zeros(n)
+        totals, z = np.zeros(n), at[i : i + n]
+        z2, along = _products(z, z), _products(z, v[i : i + n])
         for side in range(2):
+            given = given_x if side == 0 else given_y
             for j in range(0, half, ACROSS):
                 here = side * half + j
                 last = min(here + ACROSS, (side + 1) * half)
@@ -316,10 +338,10 @@ def _turned(
                 c, e = tile[:n], tile[n:]
                 squared_distances(c, at[i : i + n], turned[:, here:last])
                 multiply(e, v[i : i + n], turned[:, here:last])
-                _leave_out(c, i - j)
                 _turn(
-                    c, e, at[i : i + n], y[here:last], v[i : i + n], y2[here:last], w[here:last],
-                    factors[2 * rows + i : 2 * rows + i + n, side], tau, features, i - j,
+                    c, e, v[i : i + n], z2, along, y2[here:last], w[here:last],
+                    factors[2 * rows + i : 2 * rows + i + n, side], tau, i - j,
+                    given_at[i : i + n], given[j : j + ACROSS],
                     totals, sums_of_e[here:last], by_at[i : i + n], by_columns[here:last],
                 )  # fmt: skip
                 multiply_add(by_at[i : i + n], e, y[here:last])
@@ -335,22 +357,23 @@ def _turned(
 
 @_jit
 def _turn(
-    c: Any, e: Any, z: Any, y: Any, v: Any, y2: Any, w: Any, factors: Any, tau: Any, features: int, diagonal: int,
-    totals: Any, sums_of_e: Any, by_z: Any, by_y: Any,
+    c: Any, e: Any, v: Any, z2: Any, along: Any, y2: Any, w: Any, factors: Any, tau: Any, diagonal: int,
+    z: Any, y: Any, totals: Any, sums_of_e: Any, by_z: Any, by_y: Any,
 ) -> None:  # fmt: skip
     """Squared distances become c, and products V . y become e; add sums of e over columns and over rows.
 
     Close pairs are added to the derivatives here, and have c = e = 0; what c V adds by z, the caller does.
     """
-    kind = c.dtype.type
+    kind, features = c.dtype.type, z.shape[1]
     zero, one = kind(0), kind(1)
     nan = zero / zero
     for r in range(len(c)):
-        pulls, turns, factor, square, along = c[r], e[r], factors[r], zero, zero
-        for d in range(features):
-            square += z[r, d] * z[r, d]
-            along += z[r, d] * v[r, d]
+        pulls, turns, factor, square, partner = c[r], e[r], factors[r], z2[r], diagonal + r
+        vz = along[r]
         total, close = zero, zero
+        inside = 0 <= partner < len(pulls)
+        if inside:
+            pulls[partner] = square + y2[partner]
         for j in range(len(pulls)):
             t = pulls[j]
             far = t > tau * (square + y2[j])
@@ -358,18 +381,22 @@ def _turn(
             share = w[j] if far else zero
             q = one / np.sqrt(t)
             pull = factor * share * q
-            turn = pull * (q * q) * (turns[j] - along)
+            turn = pull * (q * q) * (turns[j] - vz)
             total += turn
             sums_of_e[j] += turn
             close += kind(not far)
             turns[j] = turn
             pulls[j] = pull if far else nan
+        if inside and pulls[partner] == pulls[partner]:
+            total -= turns[partner]
+            sums_of_e[partner] -= turns[partner]
+            pulls[partner], turns[partner] = zero, zero
         totals[r] += total
         if close > 0:
             for j in range(len(pulls)):
                 if pulls[j] != pulls[j]:
                     pulls[j] = zero
-                    if j == diagonal + r:
+                    if j == partner or j >= len(y):
                         continue
                     t, across = zero, zero
                     for d in range(features):

@@ -85,7 +85,8 @@ def kernel_witness(
         at: (R, D), the points, or None for none.
         rows: R, None for M.
         kernel: default Energy(); radial, its bandwidths numbers.
-        backend: "auto", "cpu" (the energy kernel, in one pass), "separate" (sums of `kernel_potential` and `kernel_slope`), or "reference" (the definition).
+        backend: "auto", "cpu" (the energy kernel, in one pass), "separate" (sums of `kernel_potential` and
+            `kernel_slope`), or "reference" (the definition).
 
     Returns:
         A `Witness` in float32, or in float64 for float64 input, differentiable once by x, y and the points.

@@ -42,11 +42,12 @@ class AllPairs(Objective):
             return closed_form(critic, perceptron, batch, compare, self.penalty, c_B)
         # One forward for both halves: data parallelism wants one pass through the wrapper and one backward.
         both = critic(torch.cat([batch.real, batch.fake]), torch.cat([batch.conditions] * 2))
+        real_BO, fake_BO = both.chunk(2)
 
         # The slope of f is q . dh/dx with q = df/dh, so that only h has to be differentiated forwards.
         with torch.no_grad():
             x_BD = batch.eps * batch.real + (1 - batch.eps) * batch.fake
-        distance, q_BO = compare.compare(*both.chunk(2), bare(critic)(x_BD, batch.conditions))
+        distance, q_BO = compare.compare(real_BO, fake_BO, bare(critic)(x_BD, batch.conditions))
 
         def f(x_BD: Tensor, c_BC: Tensor) -> Tensor:
             return (q_BO * bare(critic)(x_BD, c_BC)).sum(-1)
