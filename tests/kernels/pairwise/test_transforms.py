@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor, func
 from torch.autograd import forward_ad
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kantor_kernels import (
     Energy,
@@ -169,3 +171,35 @@ def test_nothing_of_a_transform_outlives_it(transform: str, backend: str, genera
     point = x.clone().requires_grad_()
     (plain,) = torch.autograd.grad(statistic(point, y), point)
     assert_close("gradient", func.grad(statistic)(x, y), plain, rtol=1e-12, atol=1e-14)
+
+
+class _Seen(TorchDispatchMode):
+    """Notes the operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_who_looks_into_a_call_sees_operators() -> None:
+    """Otherwise the dispatch is left out, and the result is the same to the bit."""
+    x, y = torch.randn(20, 3, requires_grad=True), torch.randn(30, 3)
+
+    def found() -> tuple[Tensor, Tensor]:
+        value = energy_distance(x, y)
+        return value.detach(), *torch.autograd.grad(value, x)
+
+    with _Seen() as seen:
+        recorded = found()
+    assert "kantor::pairwise_mmd" in seen.names
+    for mine, theirs in zip(found(), recorded, strict=True):
+        assert torch.equal(mine, theirs)
+    fake = FakeTensorMode()
+    with fake:
+        assert energy_distance(fake.from_tensor(x), fake.from_tensor(y)).shape == ()
