@@ -6,6 +6,7 @@ command line and the workflow's profiles say it, and none of it changes a result
 
 from kantor.config.base import Settings
 from kantor.config.datasets import (
+    ArrayColumn,
     Dataset,
     DisPhysics,
     DisSource,
@@ -45,6 +46,7 @@ from kantor.config.transforms import Log, LogDistance, QuantileNormal, Standardi
 __all__ = [
     "Adam",
     "AnyOptimiser",
+    "ArrayColumn",
     "Config",
     "Constrainer",
     "Cramer",

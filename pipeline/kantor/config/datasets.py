@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from kantor.config.base import NAME, Count, Curable, Fraction, Name, NonNegative, Positive, Seed, Settings, parsed
 from kantor.machine.inputs import found, is_remote
+from kantor.shapes import Shape, elements
 
 
 class DisPhysics(Settings):
@@ -52,6 +53,7 @@ class Source(Settings):
 
     @property
     def condition_names(self) -> list[str]:
+        """A name for each number that the conditions are: name, or name[0] in an array."""
         return []
 
     @property
@@ -113,6 +115,19 @@ class SwissRollSource(Toy):
     scale: Positive = Field(default=7.5, description="what x and y are divided by")
 
 
+class ArrayColumn(Settings):
+    """A column that holds an array in each row: an image, the layers of a shower."""
+
+    column: str = Field(
+        description="column of the file: a dataset of several dimensions, a list, a fixed-size branch; or a part, "
+        "column[0]"
+    )
+    shape: Annotated[list[Count], Field(min_length=1)] = Field(
+        description="shape of the array, such as [12, 6]; rows may also hold as many values one after the other, the "
+        "last index the fastest"
+    )
+
+
 class FileSource(Source):
     """Columns of the user's own files: HDF5, NPZ, NPY, CSV, Parquet or ROOT, known by their endings."""
 
@@ -127,12 +142,13 @@ class FileSource(Source):
     header: list[str] | None = Field(
         default=None, description="column names of a CSV file that has no header line, or of a matrix in NPY"
     )
-    features: dict[Name, str] = Field(
+    features: dict[Name, str | ArrayColumn] = Field(
         description="features to be generated: name -> column of the file (a list: the names are the columns); the "
-        "elements of a column with several numbers a row are column[0], column[1], ..."
+        "elements of a column with several numbers a row are column[0], column[1], ..., the array as a whole is "
+        "{ column, shape }"
     )
-    conditions: dict[Name, str] = Field(
-        default={}, description="conditions of the generator: name -> column of the file"
+    conditions: dict[Name, str | ArrayColumn] = Field(
+        default={}, description="conditions of the generator: name -> column of the file, as for features"
     )
     weight: str | None = Field(default=None, description="column of weights, of either sign (sWeights)")
     units: dict[Name, str] = Field(default={}, description="unit of each feature and condition; none: dimensionless")
@@ -162,7 +178,13 @@ class FileSource(Source):
 
     @property
     def condition_names(self) -> list[str]:
-        return list(self.conditions)
+        return elements(list(self.conditions), self.shapes)
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Shape of every feature and condition that is an array, by name."""
+        columns = (self.features | self.conditions).items()
+        return {name: tuple(column.shape) for name, column in columns if isinstance(column, ArrayColumn)}
 
     @property
     def weighted(self) -> bool:
@@ -178,6 +200,12 @@ class FileSource(Source):
         unknown = set(self.units) - set(self.features) - set(self.conditions)
         if unknown:
             raise ValueError(f"'{min(unknown)}' in 'units' is neither a feature nor a condition")
+        shapes: dict[str, Shape] = {}
+        for name, column in (self.features | self.conditions).items():
+            file_column = column if isinstance(column, str) else column.column
+            shape = self.shapes.get(name, ())
+            if shapes.setdefault(file_column, shape) != shape:
+                raise ValueError(f"the column '{file_column}' is wanted in two shapes: read it once, in one shape")
         return self
 
 

@@ -14,7 +14,8 @@ from kantor.errors import InputError
 from kantor.losses import Objective, make_objective
 from kantor.models.bundle import Bundle, transforms
 from kantor.models.features import CriticFeatures
-from kantor.models.transforms import Transforms
+from kantor.models.randomness import stream
+from kantor.models.transforms import Given, Transforms
 from kantor.training.feed import Rows
 from kantor.training.state import State
 
@@ -77,8 +78,13 @@ def assemble(
     features = transforms(settings, manifest.features)
     conditions = transforms(settings, manifest.conditions)
     weights = None if train.weights is None else torch.from_numpy(train.weights)
-    for fitted, values in ((features, train.features), (conditions, train.conditions)):
-        fitted.to(torch.float64).fit(torch.from_numpy(values), weights)
+    given = conditions.values(torch.from_numpy(train.conditions))
+    for purpose, fitted, values in (
+        ("features", features, train.features),
+        ("conditions", conditions, train.conditions),
+    ):
+        noise = stream(seed, f"fitted {purpose}", 0)
+        fitted.to(torch.float64).fit(torch.from_numpy(values), weights, Given(given, noise))
         fitted.to(device, dtype)
     if set(features.columns) == set(features.constant_columns):
         raise InputError(
@@ -89,8 +95,11 @@ def assemble(
     view = CriticFeatures(settings.critic_features, features, conditions).to(device, dtype)
 
     with torch.no_grad():
-        x_ND = features(torch.from_numpy(train.features).to(device, dtype))
-        c_NC = conditions(torch.from_numpy(train.conditions).to(device, dtype))
+        # A row's exact values are spread once: an event is the same in every epoch.
+        stored_NC = torch.from_numpy(train.conditions).to(device, dtype)
+        given = Given(conditions.values(stored_NC), stream(seed, "spread features", 0))
+        x_ND = features(torch.from_numpy(train.features).to(device, dtype), given)
+        c_NC = conditions(stored_NC, Given(noise=stream(seed, "spread conditions", 0)))
         view.fit(x_ND, c_NC)
         rows = Rows(view(x_ND, c_NC), c_NC, None if weights is None else weights.to(device, dtype))
 
@@ -99,7 +108,7 @@ def assemble(
         settings,
         features=x_ND.shape[1],
         critic_features=rows.real.shape[1],
-        conditions=manifest.condition_names,
+        conditions=conditions.elements,
         objective=objective,
         seed=seed,
         device=device,

@@ -111,3 +111,29 @@ def test_gradients_pass_back_through_every_inverse() -> None:
         0.1 + 0.5 * torch.rand(3, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     ).requires_grad_()
     assert torch.autograd.gradcheck(transforms.inverse, (y_ND,))
+
+
+ARRAY_CHAINS: dict[str, list[config.Transform]] = {
+    "standardise": [STANDARDISE],
+    "log": [config.Log(kind="log", offset=1.0), STANDARDISE],
+    "edge": [config.LogDistance(kind="log_distance", edge=-1.0, side="above"), STANDARDISE],
+    "quantile": [config.QuantileNormal(kind="quantile_normal", quantiles=200)],
+}
+
+
+@pytest.mark.parametrize("name", ARRAY_CHAINS)
+def test_an_array_is_transformed_as_its_elements_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kantor.models.transforms.columns._AT_ONCE", 3000)
+    rng = np.random.default_rng(5)
+    x_ND = torch.from_numpy(rng.gamma(2.0, 1.0, (1000, 6)) * np.arange(1, 7))
+    weights = torch.from_numpy(rng.uniform(0.5, 1.5, 1000))
+    x_ND[:, 4] = 2.5
+    array = Transforms(["e"], {"e": ARRAY_CHAINS[name]}, shapes={"e": (2, 3)}).double()
+    single = Transforms(list("abcdef"), dict.fromkeys("abcdef", ARRAY_CHAINS[name])).double()
+    array.fit(x_ND, weights)
+    single.fit(x_ND, weights)
+    assert array.constant_columns == ()
+    assert array.constant.tolist() == single.constant.tolist() == [False, False, False, False, True, False]
+    assert torch.allclose(array(x_ND), single(x_ND), rtol=1e-12, atol=1e-12)
+    assert torch.allclose(array.inverse(array(x_ND)), x_ND, rtol=1e-11)
+    assert array.physical(array(x_ND))["e"].shape == (1000, 2, 3)

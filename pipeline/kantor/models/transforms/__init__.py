@@ -2,11 +2,10 @@
 
 Each is a torch module whose fitted values are buffers, so that a model bundle carries them and gradients pass through.
 Fits use weighted moments and quantiles of the weights clipped at zero (negative sWeights have no quantiles).
-Shapes: N rows, D columns.
+Shapes: N rows, D numbers of an event, E transformed ones; E = D unless coordinates have others.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import compress
 from typing import Any, cast
 
 import torch
@@ -14,12 +13,14 @@ from torch import Tensor, nn
 
 from kantor import config
 from kantor.errors import InputError
-from kantor.models.transforms.columns import ColumnTransform, Log, LogDistance, QuantileNormal, Standardise
+from kantor.models.transforms.base import NOTHING, ColumnTransform, Given
+from kantor.models.transforms.columns import Log, LogDistance, QuantileNormal, Standardise
 from kantor.resolution import is_constant
+from kantor.shapes import Shape, Shapes, elements, named, slices, width
 
-__all__ = ["Transforms"]
+__all__ = ["Given", "Transforms"]
 
-_KINDS: dict[type[config.Settings], Callable[[Any, float], ColumnTransform]] = {
+_KINDS: dict[type[config.Settings], Callable[[Any, float, Shape], ColumnTransform]] = {
     config.Standardise: Standardise,
     config.Log: Log,
     config.LogDistance: LogDistance,
@@ -28,14 +29,16 @@ _KINDS: dict[type[config.Settings], Callable[[Any, float], ColumnTransform]] = {
 
 
 class Transforms(nn.Module):
-    """A chain of transforms for each column, (N, D) as stored to (N, D) transformed and back.
+    """A chain of transforms for each column, (N, D) as stored to (N, E) transformed and back.
 
-    A column that is constant in the training rows becomes 0, whatever its chain, and comes back as what it was.
+    What is constant in the training rows becomes 0, whatever its chain, and comes back as what it was; of an array that
+    is each element by itself.
 
     Args:
-        columns: names of the D columns.
+        columns: names of the columns.
         chains: column name -> settings of its chain, in physical units; a column not named is standardised.
         offsets: column name -> by what its stored values are less than the physical ones.
+        shapes: column name -> shape, of those that are arrays.
     """
 
     constant: Tensor
@@ -46,18 +49,28 @@ class Transforms(nn.Module):
         columns: Sequence[str],
         chains: Mapping[str, Sequence[config.Transform]],
         offsets: Mapping[str, float] | None = None,
+        shapes: Shapes | None = None,
     ) -> None:
         super().__init__()
         self.columns = tuple(columns)
         self.offsets = dict(offsets or {})
+        self.shapes = dict(shapes or {})
         self.chains = nn.ModuleList(
-            _chain(chains.get(name, [config.Standardise()]), self.offsets.get(name, 0.0)) for name in columns
+            _chain(chains.get(name, [config.Standardise()]), self.offsets.get(name, 0.0), self.shapes.get(name, ()))
+            for name in columns
         )
-        self.register_buffer("constant", torch.zeros(len(columns), dtype=torch.bool))
-        self.register_buffer("value", torch.zeros(len(columns)))
+        self.size = width(self.columns, self.shapes)
+        self.register_buffer("constant", torch.zeros(self.size, dtype=torch.bool))
+        self.register_buffer("value", torch.zeros(self.size))
         self.constant_columns: tuple[str, ...] = ()
+        self.has_constants = False
 
-    def fit(self, x_ND: Tensor, weight_N: Tensor | None = None) -> None:
+    @property
+    def elements(self) -> list[str]:
+        """A name for each of the D numbers."""
+        return elements(self.columns, self.shapes)
+
+    def fit(self, x_ND: Tensor, weight_N: Tensor | None = None, given: Given = NOTHING) -> None:
         """Fit every chain on training rows (float64 arithmetic).
 
         Raises:
@@ -69,47 +82,64 @@ class Transforms(nn.Module):
             present_ND = x_ND[weight_N > 0]
             self.constant.copy_(is_constant(present_ND.amin(0), present_ND.amax(0)))
             self.value.copy_(present_ND[0])
-        self.constant_columns = tuple(compress(self.columns, self.constant.tolist()))
+        self.has_constants = bool(self.constant.any())
+        places = slices(self.columns, self.shapes)
+        self.constant_columns = tuple(name for name, place in places.items() if self.constant[place].all())
         for name, chain, x_N in self._columns(x_ND):
             for transform in chain:
                 try:
                     transform.fit(x_N, weight_N)
                 except InputError as error:
                     raise InputError(error.what, where=f"column '{name}'", cure=error.cure) from error
-                x_N = transform(x_N)
+                x_N = transform(x_N, given)
 
-    def forward(self, x_ND: Tensor) -> Tensor:
+    def forward(self, x_ND: Tensor, given: Given = NOTHING) -> Tensor:
         """Stored to transformed."""
         columns = []
         for _, chain, x_N in self._columns(x_ND):
             for transform in chain:
-                x_N = transform(x_N)
+                x_N = transform(x_N, given)
             columns.append(x_N)
-        return torch.where(self.constant, 0.0, torch.stack(columns, dim=-1)) if columns else x_ND
+        return self.steady(_joined(columns)) if columns else x_ND
 
-    def inverse(self, y_ND: Tensor) -> Tensor:
+    def inverse(self, y_ND: Tensor, given: Given = NOTHING) -> Tensor:
         """Transformed to stored."""
         if not self.columns:
             return y_ND
         columns = []
         # Before the chains too, so that no overflow there turns a vanishing gradient into NaN.
-        for _, chain, y_N in self._columns(torch.where(self.constant, 0.0, y_ND)):
+        for _, chain, y_N in self._columns(self.steady(y_ND)):
             for transform in reversed(chain):
-                y_N = transform.inverse(y_N)
+                y_N = transform.inverse(y_N, given)
             columns.append(y_N)
-        return torch.where(self.constant, self.value, torch.stack(columns, dim=-1))
+        return torch.where(self.constant, self.value, _joined(columns))
 
-    def physical(self, y_ND: Tensor) -> dict[str, Tensor]:
-        """The physical values of transformed columns by name, (N,) each, float64 where there is an offset."""
-        stored = dict(zip(self.columns, self.inverse(y_ND).unbind(-1), strict=True))
+    def steady(self, y_ND: Tensor) -> Tensor:
+        """Transformed rows with 0 for what is constant."""
+        return torch.where(self.constant, 0.0, y_ND)
+
+    def values(self, x_ND: Tensor) -> dict[str, Tensor]:
+        """The physical values of stored columns by name, (N, *shape) each, float64 where there is an offset."""
+        stored = named(x_ND, self.columns, self.shapes)
         return stored | {name: stored[name].double() + offset for name, offset in self.offsets.items()}
+
+    def physical(self, y_ND: Tensor, given: Given = NOTHING) -> dict[str, Tensor]:
+        """The physical values of transformed columns by name, (N, *shape) each, float64 where there is an offset."""
+        return self.values(self.inverse(y_ND, given))
 
     def _columns(self, x_ND: Tensor) -> list[tuple[str, list[ColumnTransform], Tensor]]:
         chains = [cast(list[ColumnTransform], list(cast(nn.ModuleList, chain))) for chain in self.chains]
-        return list(zip(self.columns, chains, x_ND.unbind(-1), strict=True))
+        return list(zip(self.columns, chains, named(x_ND, self.columns, self.shapes).values(), strict=True))
 
 
-def _chain(chain: Sequence[config.Transform], offset: float) -> nn.ModuleList:
+def _joined(columns: Sequence[Tensor]) -> Tensor:
+    """Columns (N, *shape) side by side, (N, D)."""
+    return torch.cat([column.reshape(len(column), -1) for column in columns], dim=-1)
+
+
+def _chain(chain: Sequence[config.Transform], offset: float, shape: Shape) -> nn.ModuleList:
     """Makes of stored values what the settings make of physical ones."""
     shifts = [offset, *[0.0] * (len(chain) - 1)]  # only the first one sees them
-    return nn.ModuleList(_KINDS[type(settings)](settings, shift) for settings, shift in zip(chain, shifts, strict=True))
+    return nn.ModuleList(
+        _KINDS[type(settings)](settings, shift, shape) for settings, shift in zip(chain, shifts, strict=True)
+    )
