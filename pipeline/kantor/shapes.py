@@ -28,10 +28,12 @@ def width(names: Sequence[str], shapes: Shapes) -> int:
 
 def named(block_ND: Any, names: Sequence[str], shapes: Shapes) -> dict[str, Any]:
     """The columns of a block, an array or a tensor, by name: (N, *shape) each."""
-    return {
-        name: block_ND[:, part].reshape(len(block_ND), *shapes[name]) if name in shapes else block_ND[:, part.start]
-        for name, part in slices(names, shapes).items()
-    }
+    return {name: taken(block_ND, place, shapes.get(name, ())) for name, place in slices(names, shapes).items()}
+
+
+def taken(block_ND: Any, place: slice, shape: Shape) -> Any:
+    """One column of a block, (N, *shape)."""
+    return block_ND[:, place].reshape(len(block_ND), *shape) if shape else block_ND[:, place.start]
 
 
 def elements(names: Sequence[str], shapes: Shapes) -> list[str]:

@@ -35,6 +35,7 @@ def test_every_kind_of_the_schema_is_in_its_table() -> None:
     assert set(sources._KINDS) == SOURCES
     assert set(physics._KINDS) == PHYSICS
     assert set(transforms._KINDS) == members(config.Transform)
+    assert set(transforms._MAPS) == {config.Shower}
     assert set(losses._KINDS) == members(config.Objective)
     assert set(terms._KINDS) == members(config.Term)
     assert set(factory._GENERATORS) == {config.GeneratorNetwork}

@@ -41,7 +41,7 @@ from kantor.config.objectives import (
 from kantor.config.reading import load, parse, schema
 from kantor.config.study import Config, Target, Validation
 from kantor.config.trainings import Adam, AnyOptimiser, Decay, HeadStart, InstanceNoise, Optimiser, RmsProp, Training
-from kantor.config.transforms import Log, LogDistance, QuantileNormal, Standardise, Transform
+from kantor.config.transforms import Dequantise, Log, LogDistance, QuantileNormal, Shower, Standardise, Transform
 
 __all__ = [
     "Adam",
@@ -53,6 +53,7 @@ __all__ = [
     "CriticNetwork",
     "Dataset",
     "Decay",
+    "Dequantise",
     "DisPhysics",
     "DisSource",
     "EnergyMatching",
@@ -80,6 +81,7 @@ __all__ = [
     "RingSource",
     "RmsProp",
     "Settings",
+    "Shower",
     "SnGan",
     "Source",
     "Split",

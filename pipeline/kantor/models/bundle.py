@@ -162,7 +162,9 @@ class Bundle:
 
 def transforms(training: Training, columns: Sequence[Column]) -> Transforms:
     """The (unfitted) transforms that a training asks for on these columns."""
-    return Transforms([column.name for column in columns], training.transforms, offsets_of(columns), shapes_of(columns))
+    names = [column.name for column in columns]
+    coordinates = [each for each in training.coordinates if set(each.layers) <= set(names)]
+    return Transforms(names, training.transforms, offsets_of(columns), shapes_of(columns), coordinates)
 
 
 def _offsets(columns: Sequence[Column]) -> np.ndarray:

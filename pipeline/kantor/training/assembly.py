@@ -1,5 +1,6 @@
 """From staged events and a configuration to what the loop trains on: transforms, critic features, rows, networks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -127,6 +128,21 @@ def check_columns(settings: Training, manifest: Manifest) -> None:
             f"'{unknown[0]}' is not a column of dataset '{manifest.dataset}'",
             where="transforms",
             cure=f"choose from: {', '.join(known)}",
+        )
+    arrays = [column.name for column in manifest.features if column.shape]
+    numbers = [column.name for column in manifest.conditions if not column.shape]
+    for each in settings.coordinates:
+        _check_known(each.layers, arrays, "a feature that is an array", manifest)
+        _check_known([each.energy], numbers, "a condition that is a number", manifest)
+
+
+def _check_known(names: Sequence[str], choices: Sequence[str], what: str, manifest: Manifest) -> None:
+    strange = [name for name in names if name not in choices]
+    if strange:
+        raise InputError(
+            f"'{strange[0]}' is not {what} in dataset '{manifest.dataset}'",
+            where="coordinates",
+            cure=f"choose from: {', '.join(choices)}" if choices else "it has none",
         )
 
 
