@@ -32,7 +32,46 @@ class MixturePhysics(Settings):
     sigma: Positive = Field(description="standard deviation along each feature")
 
 
-Physics = Annotated[DisPhysics | MixturePhysics, Field(discriminator="kind")]
+class ShowerPhysics(Settings):
+    """Showers in a calorimeter: the field's usual quantities for its geometry (docs/arrays.md)."""
+
+    kind: Literal["showers"]
+    layers: Annotated[list[Name], Field(min_length=1)] = Field(
+        description="features that are the layers, in the order of depth; one feature alone has them along axis 0"
+    )
+    energy: Name | None = Field(default=None, description="the incident energy, a condition; none: not known")
+    scale: Positive = Field(
+        default=1.0, description="unit of the incident energy in that of the layers, 1000 for GeV beside MeV"
+    )
+    threshold: NonNegative = Field(
+        default=0.0, description="cells are hit from here on; 0: above 0 [unit of the layers]"
+    )
+    geometry: Literal["grid", "cylinder"] = Field(
+        default="grid", description="the axes of a layer: two directions, or angle and radius as in the CaloChallenge"
+    )
+    axes: list[Name] | None = Field(
+        default=None, description="names of the directions in which centres and widths are taken; none: x and y"
+    )
+    size: list[Positive] | None = Field(
+        default=None,
+        description="of a layer along each axis, or the outer radius of a cylinder, divided evenly into cells "
+        "[length_unit]; none: cells are the unit",
+    )
+    length_unit: str = Field(default="", description="unit of 'size', such as mm")
+
+    @model_validator(mode="after")
+    def _directions_fit(self) -> Self:
+        if self.axes is not None and (len(self.axes) != 2 or self.axes[0] == self.axes[1]):
+            raise ValueError("axes: give two different names, of the directions along the axes of a layer")
+        wanted = 1 if self.geometry == "cylinder" else 2
+        if self.size is not None and len(self.size) != wanted:
+            raise ValueError(f"size: a {self.geometry} has {wanted}, and there are {len(self.size)}")
+        if len(set(self.layers)) < len(self.layers):
+            raise ValueError("a layer stands twice in 'layers'")
+        return self
+
+
+Physics = Annotated[DisPhysics | MixturePhysics | ShowerPhysics, Field(discriminator="kind")]
 
 
 class Source(Settings):

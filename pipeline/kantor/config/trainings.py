@@ -97,6 +97,11 @@ class Training(Settings):
         description="derived features the critic also sees: name -> expression of the columns in physical units; an "
         "expression of arrays may give several (docs/arrays.md)",
     )
+    critic_observables: list[str] = Field(
+        default=[],
+        description="observables of the dataset's physics that the critic also sees, such as [E_tot, 'width_*']; for "
+        "physics whose observables are expressions (showers)",
+    )
     signed_weights: Literal["keep", "clip", "drop"] = Field(
         default="keep", description="negative weights are used as they are, set to zero, or their rows are left out"
     )

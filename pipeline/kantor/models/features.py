@@ -45,7 +45,10 @@ class CriticFeatures(nn.Module):
                     where=f"critic_features.{name}",
                     cure=f"columns and derived features known here: {', '.join(sorted(known))}",
                 )
-            known[name] = expression.rows(known, torch, 1)
+            try:
+                known[name] = expression.rows(known, torch, 1)
+            except ConfigError as error:
+                raise ConfigError(error.what, where=f"critic_features.{name}", cure=error.cure) from error
             self._shapes[name] = tuple(known[name].shape[1:])
         derived = width(list(self.expressions), self._shapes)
         self.size = features.size + derived

@@ -1,5 +1,6 @@
 """From staged events and a configuration to what the loop trains on: transforms, critic features, rows, networks."""
 
+import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from kantor.models.bundle import Bundle, transforms
 from kantor.models.features import CriticFeatures
 from kantor.models.randomness import stream
 from kantor.models.transforms import Given, Transforms
+from kantor.physics import physics_of
 from kantor.training.feed import Rows
 from kantor.training.state import State
 
@@ -93,7 +95,8 @@ def assemble(
             where=manifest_path,
             cure="choose features that vary",
         )
-    view = CriticFeatures(settings.critic_features, features, conditions).to(device, dtype)
+    derived = settings.critic_features | _observables(settings, manifest, manifest_path)
+    view = CriticFeatures(derived, features, conditions).to(device, dtype)
 
     with torch.no_grad():
         # A row's exact values are spread once: an event is the same in every epoch.
@@ -134,6 +137,23 @@ def check_columns(settings: Training, manifest: Manifest) -> None:
     for each in settings.coordinates:
         _check_known(each.layers, arrays, "a feature that is an array", manifest)
         _check_known([each.energy], numbers, "a condition that is a number", manifest)
+
+
+def _observables(settings: Training, manifest: Manifest, where: Path) -> dict[str, str]:
+    """Expressions of the physics that the critic also sees, in the order of the physics."""
+    known = physics_of(manifest, where).expressions if settings.critic_observables else {}
+    for pattern in settings.critic_observables:
+        if not fnmatch.filter(known, pattern):
+            raise InputError(
+                f"'{pattern}' is no observable of the physics of dataset '{manifest.dataset}' that is an expression",
+                where="critic_observables",
+                cure=f"choose from: {', '.join(known)}" if known else "write 'critic_features' instead",
+            )
+    return {
+        name: text
+        for name, text in known.items()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in settings.critic_observables)
+    }
 
 
 def _check_known(names: Sequence[str], choices: Sequence[str], what: str, manifest: Manifest) -> None:

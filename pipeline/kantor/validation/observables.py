@@ -11,6 +11,7 @@ import numpy as np
 
 from kantor.data.manifest import Manifest
 from kantor.data.samples import Sample
+from kantor.errors import ConfigError
 from kantor.expressions import Expression
 from kantor.physics import Observable, physics_of
 from kantor.shapes import Shape, elements
@@ -68,7 +69,11 @@ class Observables:
         one = {column.name: np.ones((1, *column.shape)) for column in [*manifest.features, *manifest.conditions]}
         with np.errstate(all="ignore"):
             one |= self.physics.derive(one)
-            shapes = {name: text.rows(one, np, 1).shape[1:] for name, text in self._expressions.items()}
+            try:
+                shapes = {name: text.rows(one, np, 1).shape[1:] for name, text in self._expressions.items()}
+            except ConfigError as error:
+                where = f"validation.observables.{manifest.dataset}"
+                raise ConfigError(error.what, where=where, cure=error.cure) from error
         return {name: shape for name, shape in shapes.items() if shape}
 
     def known(self, sample: Sample) -> dict[str, np.ndarray]:
