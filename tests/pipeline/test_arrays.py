@@ -1,5 +1,8 @@
 """Showers from a file to the report: three layers of different shapes beside a number, given the incident energy."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -201,3 +204,25 @@ def test_what_the_training_names_wrongly(folder: Path, changes: dict[str, object
 def test_a_feature_is_transformed_once() -> None:
     with pytest.raises(ValueError, match="'layer_0' stands there and in 'transforms'"):
         Training.model_validate(TRAINING | {"transforms": {"layer_0": [{"kind": "standardise"}]}})
+
+
+@pytest.mark.slow
+def test_two_ranks_are_one(folder: Path, tmp_path: Path) -> None:
+    """What passes through the coordinates' inverse for derived features, too."""
+    settings = Training.model_validate(TRAINING | {"precision": "float64", "steps": 4})
+    text = json.dumps({"calo": settings.model_dump(mode="json")})
+    script, manifest = Path(__file__).parent / "training" / "one_rank.py", folder / "data" / "manifest.json"
+    results = []
+    for world in (1, 2):
+        out = tmp_path / f"{world}.pt"
+        more = [str(world), str(tmp_path / f"rendezvous-{world}")]
+        ranks = [
+            subprocess.Popen([sys.executable, str(script), text, str(manifest), str(out), str(rank), *more])
+            for rank in range(world)
+        ]
+        assert [rank.wait(timeout=300) for rank in ranks] == [0] * world
+        results.append(torch.load(out, weights_only=True)["calo"])
+    one, two = results
+    for name in ("critic gradient", "generator gradient", "critic", "generator", "losses"):
+        assert (one[name] - two[name]).abs().max() <= 1e-12 * one[name].abs().max(), name
+        assert one[name].abs().max() > 1e-3
