@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from kantor.config.base import NAME, Count, Curable, Fraction, Name, NonNegative, Positive, Seed, Settings, parsed
 from kantor.machine.inputs import found, is_remote
@@ -167,6 +167,13 @@ class ArrayColumn(Settings):
     )
 
 
+# An error is then about one of the two, not about both.
+FileColumn = Annotated[
+    Annotated[str, Tag("str")] | Annotated[ArrayColumn, Tag("ArrayColumn")],
+    Discriminator(lambda value: "str" if isinstance(value, str) else "ArrayColumn"),
+]
+
+
 class FileSource(Source):
     """Columns of the user's own files: HDF5, NPZ, NPY, CSV, Parquet or ROOT, known by their endings."""
 
@@ -181,12 +188,12 @@ class FileSource(Source):
     header: list[str] | None = Field(
         default=None, description="column names of a CSV file that has no header line, or of a matrix in NPY"
     )
-    features: dict[Name, str | ArrayColumn] = Field(
+    features: dict[Name, FileColumn] = Field(
         description="features to be generated: name -> column of the file (a list: the names are the columns); the "
         "elements of a column with several numbers a row are column[0], column[1], ..., the array as a whole is "
         "{ column, shape }"
     )
-    conditions: dict[Name, str | ArrayColumn] = Field(
+    conditions: dict[Name, FileColumn] = Field(
         default={}, description="conditions of the generator: name -> column of the file, as for features"
     )
     weight: str | None = Field(default=None, description="column of weights, of either sign (sWeights)")

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import uproot
 
+from kantor.cli import main
 from kantor.config import Dataset, FileSource
 from kantor.data.manifest import Manifest
 from kantor.data.readers import Request, read
@@ -231,6 +232,45 @@ def test_one_column_has_one_shape() -> None:
     features = {"a": {"column": "v", "shape": [12]}, "b": {"column": "v", "shape": [3, 4]}}
     with pytest.raises(ValueError, match="the column 'v' is wanted in two shapes"):
         FileSource.model_validate({"kind": "file", "paths": ["a.h5"], "features": features})
+
+
+@pytest.mark.parametrize(
+    ("column", "what"),
+    [
+        ("{ column: image }", "features.image.shape: is missing"),
+        ("{ column: image, shape: [3, 0] }", "features.image.shape.1 = 0: Input should be greater than 0"),
+        (
+            "{ column: image, shape: [3], shpae: [4] }",
+            "features.image.shpae: unknown key\n    cure: did you mean 'shape'?",
+        ),
+        ("3", "features.image = 3: "),
+    ],
+)
+def test_what_is_wrong_with_a_shape_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], column: str, what: str
+) -> None:
+    (tmp_path / "config.yaml").write_text(
+        f"""
+datasets: {{ d: {{ source: {{ kind: file, paths: [a.h5], features: {{ image: {column} }} }} }} }}
+trainings: {{ t: {{ dataset: d, objective: {{ kind: wgan_gp }} }} }}
+targets: {{ run: {{ trainings: [t] }} }}
+"""
+    )
+    assert main(["config", "--check", str(tmp_path / "config.yaml")]) == 2
+    said = capsys.readouterr().err
+    assert "a field is not valid" in said
+    assert what in said
+
+
+def test_processes_share_files_of_arrays(tmp_path: Path) -> None:
+    write_npz(tmp_path / "a.npz")
+    write_npz(tmp_path / "b.npz")
+    settings = dataset(tmp_path / "a.npz", paths=[str(tmp_path / "?.npz")])
+    one, two = (
+        stage("showers", settings, tmp_path / str(count), Ranks(), processes=count).model_dump_json()
+        for count in (1, 2)
+    )
+    assert one == two
 
 
 def test_conditions_may_be_arrays(tmp_path: Path) -> None:
