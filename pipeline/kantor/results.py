@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from kantor.errors import InputError
 from kantor.machine.files import content, write_text
+from kantor.shapes import Shape
 
 R = TypeVar("R", bound="Result")
 
@@ -57,18 +58,29 @@ class Result(BaseModel):
 
 
 class Column(Result):
-    """A feature or condition."""
+    """A feature or condition: in each event a number, or an array of numbers."""
 
     name: str
     unit: str = Field(default="", description="such as GeV; empty: dimensionless")
     offset: float = Field(
         default=0.0, description="what the stored values are less by, where float32 could not tell them apart otherwise"
     )
+    shape: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        default=(), description="of the array that an event has; empty: a number"
+    )
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.shape}" if self.shape else self.name
 
 
 def offsets_of(columns: Iterable[Column]) -> dict[str, float]:
     """Offset of every column that has one, by name."""
     return {column.name: column.offset for column in columns if column.offset}
+
+
+def shapes_of(columns: Iterable[Column]) -> dict[str, Shape]:
+    """Shape of every column that is an array, by name."""
+    return {column.name: column.shape for column in columns if column.shape}
 
 
 class Provenance(Result):
@@ -189,6 +201,8 @@ class Comparison(Result):
     constant: list[str] = Field(
         default=[], description="columns that are constant in truth, which joint statistics leave out"
     )
+    features: list[Column] = Field(default=[], description="of the dataset; empty: not known")
+    conditions: list[Column] = []
     measurements: list[Measurement]
     weighted_means: dict[str, dict[str, float]] = Field(
         default={},

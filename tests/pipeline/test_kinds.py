@@ -16,6 +16,7 @@ from kantor.models import transforms
 from kantor.models.networks import factory
 from kantor.physics import Physics
 from kantor.physics.base import Modes, UniformAzimuth
+from kantor.results import Column
 from kantor.validation import checks
 from kantor.validation.catalogue import STATISTICS
 
@@ -35,6 +36,7 @@ def test_every_kind_of_the_schema_is_in_its_table() -> None:
     assert set(sources._KINDS) == SOURCES
     assert set(physics._KINDS) == PHYSICS
     assert set(transforms._KINDS) == members(config.Transform)
+    assert set(transforms._MAPS) == {config.Shower}
     assert set(losses._KINDS) == members(config.Objective)
     assert set(terms._KINDS) == members(config.Term)
     assert set(factory._GENERATORS) == {config.GeneratorNetwork}
@@ -62,9 +64,13 @@ def test_every_check_has_statistics() -> None:
 
 @pytest.mark.parametrize("kind", sorted(PHYSICS, key=str))
 def test_what_a_physics_names_is_there(kind: type[Settings]) -> None:
-    settings = {"dis": config.DisPhysics(), "mixture": config.MixturePhysics(kind="mixture", centres=[[0.0]], sigma=1)}
+    settings = {
+        "dis": config.DisPhysics(),
+        "mixture": config.MixturePhysics(kind="mixture", centres=[[0.0]], sigma=1),
+        "showers": config.ShowerPhysics(kind="showers", layers=["e"]),
+    }
     (name,) = get_args(kind.model_fields["kind"].annotation)
-    known: Physics = physics._KINDS[kind](settings[name], {})
+    known: Physics = physics._KINDS[kind](settings[name], {}, [Column(name="e", shape=(3, 4, 2))])
     assert type(known) is not Physics
     derived = {observable.name for observable in known.observables}
     assert {name for plane in known.planes for name in plane} <= derived

@@ -6,6 +6,7 @@ command line and the workflow's profiles say it, and none of it changes a result
 
 from kantor.config.base import Settings
 from kantor.config.datasets import (
+    ArrayColumn,
     Dataset,
     DisPhysics,
     DisSource,
@@ -14,6 +15,7 @@ from kantor.config.datasets import (
     MixturePhysics,
     Physics,
     RingSource,
+    ShowerPhysics,
     Source,
     Split,
     SwissRollSource,
@@ -40,17 +42,19 @@ from kantor.config.objectives import (
 from kantor.config.reading import load, parse, schema
 from kantor.config.study import Config, Target, Validation
 from kantor.config.trainings import Adam, AnyOptimiser, Decay, HeadStart, InstanceNoise, Optimiser, RmsProp, Training
-from kantor.config.transforms import Log, LogDistance, QuantileNormal, Standardise, Transform
+from kantor.config.transforms import Dequantise, Log, LogDistance, QuantileNormal, Shower, Standardise, Transform
 
 __all__ = [
     "Adam",
     "AnyOptimiser",
+    "ArrayColumn",
     "Config",
     "Constrainer",
     "Cramer",
     "CriticNetwork",
     "Dataset",
     "Decay",
+    "Dequantise",
     "DisPhysics",
     "DisSource",
     "EnergyMatching",
@@ -78,6 +82,8 @@ __all__ = [
     "RingSource",
     "RmsProp",
     "Settings",
+    "Shower",
+    "ShowerPhysics",
     "SnGan",
     "Source",
     "Split",

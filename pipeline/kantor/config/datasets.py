@@ -3,10 +3,11 @@
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from kantor.config.base import NAME, Count, Curable, Fraction, Name, NonNegative, Positive, Seed, Settings, parsed
 from kantor.machine.inputs import found, is_remote
+from kantor.shapes import Shape, elements
 
 
 class DisPhysics(Settings):
@@ -31,7 +32,46 @@ class MixturePhysics(Settings):
     sigma: Positive = Field(description="standard deviation along each feature")
 
 
-Physics = Annotated[DisPhysics | MixturePhysics, Field(discriminator="kind")]
+class ShowerPhysics(Settings):
+    """Showers in a calorimeter: the field's usual quantities for its geometry (docs/arrays.md)."""
+
+    kind: Literal["showers"]
+    layers: Annotated[list[Name], Field(min_length=1)] = Field(
+        description="features that are the layers, in the order of depth; one feature alone has them along axis 0"
+    )
+    energy: Name | None = Field(default=None, description="the incident energy, a condition; none: not known")
+    scale: Positive = Field(
+        default=1.0, description="unit of the incident energy in that of the layers, 1000 for GeV beside MeV"
+    )
+    threshold: NonNegative = Field(
+        default=0.0, description="cells are hit from here on; 0: above 0 [unit of the layers]"
+    )
+    geometry: Literal["grid", "cylinder"] = Field(
+        default="grid", description="the axes of a layer: two directions, or angle and radius as in the CaloChallenge"
+    )
+    axes: list[Name] | None = Field(
+        default=None, description="names of the directions in which centres and widths are taken; none: x and y"
+    )
+    size: list[Positive] | None = Field(
+        default=None,
+        description="of a layer along each axis, or the outer radius of a cylinder, divided evenly into cells "
+        "[length_unit]; none: cells are the unit",
+    )
+    length_unit: str = Field(default="", description="unit of 'size', such as mm")
+
+    @model_validator(mode="after")
+    def _directions_fit(self) -> Self:
+        if self.axes is not None and (len(self.axes) != 2 or self.axes[0] == self.axes[1]):
+            raise ValueError("axes: give two different names, of the directions along the axes of a layer")
+        wanted = 1 if self.geometry == "cylinder" else 2
+        if self.size is not None and len(self.size) != wanted:
+            raise ValueError(f"size: a {self.geometry} has {wanted}, and there are {len(self.size)}")
+        if len(set(self.layers)) < len(self.layers):
+            raise ValueError("a layer stands twice in 'layers'")
+        return self
+
+
+Physics = Annotated[DisPhysics | MixturePhysics | ShowerPhysics, Field(discriminator="kind")]
 
 
 class Source(Settings):
@@ -52,6 +92,7 @@ class Source(Settings):
 
     @property
     def condition_names(self) -> list[str]:
+        """A name for each number that the conditions are: name, or name[0] in an array."""
         return []
 
     @property
@@ -113,6 +154,26 @@ class SwissRollSource(Toy):
     scale: Positive = Field(default=7.5, description="what x and y are divided by")
 
 
+class ArrayColumn(Settings):
+    """A column that holds an array in each row: an image, the layers of a shower."""
+
+    column: str = Field(
+        description="column of the file: a dataset of several dimensions, a list, a fixed-size branch; or a part, "
+        "column[0]"
+    )
+    shape: Annotated[list[Count], Field(min_length=1)] = Field(
+        description="shape of the array, such as [12, 6]; rows may also hold as many values one after the other, the "
+        "last index the fastest"
+    )
+
+
+# An error is then about one of the two, not about both.
+FileColumn = Annotated[
+    Annotated[str, Tag("str")] | Annotated[ArrayColumn, Tag("ArrayColumn")],
+    Discriminator(lambda value: "str" if isinstance(value, str) else "ArrayColumn"),
+]
+
+
 class FileSource(Source):
     """Columns of the user's own files: HDF5, NPZ, NPY, CSV, Parquet or ROOT, known by their endings."""
 
@@ -127,12 +188,13 @@ class FileSource(Source):
     header: list[str] | None = Field(
         default=None, description="column names of a CSV file that has no header line, or of a matrix in NPY"
     )
-    features: dict[Name, str] = Field(
+    features: dict[Name, FileColumn] = Field(
         description="features to be generated: name -> column of the file (a list: the names are the columns); the "
-        "elements of a column with several numbers a row are column[0], column[1], ..."
+        "elements of a column with several numbers a row are column[0], column[1], ..., the array as a whole is "
+        "{ column, shape }"
     )
-    conditions: dict[Name, str] = Field(
-        default={}, description="conditions of the generator: name -> column of the file"
+    conditions: dict[Name, FileColumn] = Field(
+        default={}, description="conditions of the generator: name -> column of the file, as for features"
     )
     weight: str | None = Field(default=None, description="column of weights, of either sign (sWeights)")
     units: dict[Name, str] = Field(default={}, description="unit of each feature and condition; none: dimensionless")
@@ -162,7 +224,13 @@ class FileSource(Source):
 
     @property
     def condition_names(self) -> list[str]:
-        return list(self.conditions)
+        return elements(list(self.conditions), self.shapes)
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Shape of every feature and condition that is an array, by name."""
+        columns = (self.features | self.conditions).items()
+        return {name: tuple(column.shape) for name, column in columns if isinstance(column, ArrayColumn)}
 
     @property
     def weighted(self) -> bool:
@@ -178,6 +246,12 @@ class FileSource(Source):
         unknown = set(self.units) - set(self.features) - set(self.conditions)
         if unknown:
             raise ValueError(f"'{min(unknown)}' in 'units' is neither a feature nor a condition")
+        shapes: dict[str, Shape] = {}
+        for name, column in (self.features | self.conditions).items():
+            file_column = column if isinstance(column, str) else column.column
+            shape = self.shapes.get(name, ())
+            if shapes.setdefault(file_column, shape) != shape:
+                raise ValueError(f"the column '{file_column}' is wanted in two shapes: read it once, in one shape")
         return self
 
 

@@ -111,6 +111,10 @@ def _locate(kind: type[Settings], location: tuple[Any, ...]) -> tuple[str, list[
         if part in node.get("discriminator", {}).get("mapping", {}):
             node = {"$ref": node["discriminator"]["mapping"][part]}
             continue
+        choice = next((each for each in node.get("oneOf", ()) if each.get("$ref", "").endswith(f"/{part}")), None)
+        if choice is not None:
+            node = choice
+            continue
         known = sorted(node.get("properties", {}))
         path.append(str(part))
         inner = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)

@@ -28,7 +28,9 @@ class Validation(Settings):
     confidence: Fraction = Field(default=0.95, description="level of the Clopper-Pearson intervals")
     seed: Seed = Field(default=1, description="random seed of generation, splits and replicas")
     observables: dict[Name, dict[str, str]] = Field(
-        default={}, description="dataset -> further quantities to compare: name -> expression of the columns"
+        default={},
+        description="dataset -> further quantities to compare: name -> expression of the columns; an expression of "
+        "arrays may give several (docs/arrays.md)",
     )
 
     @field_validator("observables")

@@ -8,7 +8,7 @@ from kantor.config.base import ColumnName, Count, Name, Positive, Settings, pars
 from kantor.config.networks import CriticNetwork, GeneratorNetwork
 from kantor.config.objectives import Objective, Penalty, Term
 from kantor.config.presets import OBJECTIVES, PRESETS, merged
-from kantor.config.transforms import Transform
+from kantor.config.transforms import Shower, Transform
 
 
 class Decay(Settings):
@@ -89,9 +89,18 @@ class Training(Settings):
         default={},
         description="chain of transforms of each feature or condition; a column not named here is standardised",
     )
+    coordinates: list[Shower] = Field(
+        default=[], description="maps of several features together, which then have no chain of their own"
+    )
     critic_features: dict[str, str] = Field(
         default={},
-        description="derived features the critic also sees: name -> expression of the columns in physical units",
+        description="derived features the critic also sees: name -> expression of the columns in physical units; an "
+        "expression of arrays may give several (docs/arrays.md)",
+    )
+    critic_observables: list[str] = Field(
+        default=[],
+        description="observables of the dataset's physics that the critic also sees, such as [E_tot, 'width_*']; for "
+        "physics whose observables are expressions (showers)",
     )
     signed_weights: Literal["keep", "clip", "drop"] = Field(
         default="keep", description="negative weights are used as they are, set to zero, or their rows are left out"
@@ -167,6 +176,16 @@ class Training(Settings):
     def _features_parse(cls, features: dict[str, str]) -> dict[str, str]:
         parsed(features.values())
         return features
+
+    @model_validator(mode="after")
+    def _a_feature_is_transformed_once(self) -> Self:
+        taken = [name for each in self.coordinates for name in each.layers]
+        twice = [name for name in taken if taken.count(name) > 1 or name in self.transforms]
+        if twice:
+            raise ValueError(
+                f"coordinates: '{twice[0]}' stands there and in 'transforms' or twice: each feature is transformed once"
+            )
+        return self
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:

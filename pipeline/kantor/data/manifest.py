@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from kantor.config import Physics
-from kantor.results import Column, Result, offsets_of
+from kantor.results import Column, Result, offsets_of, shapes_of
+from kantor.shapes import Shape
 
 FILE_NAME = "manifest.json"
 Rows = Annotated[int, Field(ge=0)]
@@ -87,6 +88,11 @@ class Manifest(Result):
     def offsets(self) -> dict[str, float]:
         """Offset of every column that has one, by name."""
         return offsets_of([*self.features, *self.conditions])
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Shape of every column that is an array, by name."""
+        return shapes_of([*self.features, *self.conditions])
 
     @property
     def units(self) -> dict[str, str]:

@@ -13,6 +13,7 @@ import numpy as np
 from kantor.data.manifest import FILE_NAME, Manifest, Shard
 from kantor.errors import InputError
 from kantor.machine.progress import log
+from kantor.shapes import Shapes, named, width
 
 LEAST_ROWS = 10
 """Effective rows below which a sample is not compared with another, anywhere."""
@@ -33,7 +34,8 @@ class Sample:
     """N rows of a dataset as they are stored: float32, in physical units, less the offsets of their columns.
 
     features: (N, D). conditions: (N, C), with C = 0 where there are none. weights: (N,), of either sign, or None.
-    offsets: of the columns that have one, by name.
+    offsets: of the columns that have one, by name. shapes: of the columns that are arrays; each has its place among the
+    D or C numbers of a row.
     """
 
     features: np.ndarray
@@ -42,6 +44,7 @@ class Sample:
     feature_names: tuple[str, ...]
     condition_names: tuple[str, ...] = ()
     offsets: Mapping[str, float] = field(default_factory=dict)
+    shapes: Shapes = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -57,10 +60,17 @@ class Sample:
         return float(weights.sum() ** 2 / size) if size > 0 else 0.0
 
     def columns(self) -> dict[str, np.ndarray]:
-        """The physical values of every feature and condition by name, each (N,), float64 where there is an offset."""
-        stored = dict(zip(self.feature_names, self.features.T, strict=True))
-        stored |= zip(self.condition_names, self.conditions.T, strict=True)
+        """The physical values of every feature and condition by name, (N, *shape); float64 where there is an offset."""
+        stored = self.stored_features() | self.stored_conditions()
         return stored | {name: stored[name] + np.float64(offset) for name, offset in self.offsets.items()}
+
+    def stored_features(self) -> dict[str, np.ndarray]:
+        """Features by name as they are stored, (N, *shape) each."""
+        return named(self.features, self.feature_names, self.shapes)
+
+    def stored_conditions(self) -> dict[str, np.ndarray]:
+        """Conditions by name as they are stored, (N, *shape) each."""
+        return named(self.conditions, self.condition_names, self.shapes)
 
     def take(self, index: np.ndarray | slice) -> Self:
         """The rows of `index`, in its order."""
@@ -109,12 +119,13 @@ def read_splits(manifest_path: Path, *splits: Split, copy: Path | None = None) -
 
 def _empty(manifest: Manifest, rows: int) -> Sample:
     return Sample(
-        np.empty((rows, len(manifest.features)), dtype=np.float32),
-        np.empty((rows, len(manifest.conditions)), dtype=np.float32),
+        np.empty((rows, width(manifest.feature_names, manifest.shapes)), dtype=np.float32),
+        np.empty((rows, width(manifest.condition_names, manifest.shapes)), dtype=np.float32),
         np.empty(rows, dtype=np.float32) if manifest.weighted else None,
         manifest.feature_names,
         manifest.condition_names,
         manifest.offsets,
+        manifest.shapes,
     )
 
 

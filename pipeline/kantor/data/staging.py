@@ -6,6 +6,7 @@ becomes the same shards whoever makes it, and nothing enters the dataset's direc
 
 import hashlib
 import io
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from math import prod
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
@@ -32,7 +34,8 @@ from kantor.expressions import Expression
 from kantor.machine.files import explained, sync_directory, whole
 from kantor.machine.progress import Progress, log
 from kantor.machine.ranks import Ranks
-from kantor.results import Column
+from kantor.results import Column, shapes_of
+from kantor.shapes import Shapes, elements, named, shown, slices, width
 
 T = TypeVar("T")
 _SHARDS = "shard-*.h5"
@@ -50,6 +53,7 @@ class Part:
     invalid: int = 0
     cut: int = 0
     invalid_in: dict[str, int] = field(default_factory=dict)
+    first_invalid: str = ""
     weight: float = 0.0
     squares: float = 0.0
     # Of each column, and of the weight as "".
@@ -109,7 +113,7 @@ def _source(dataset: Dataset) -> Source:
 
 def _check_cuts(dataset: Dataset) -> None:
     source = _source(dataset)
-    one_row = {column.name: np.ones(1) for column in [*source.features, *source.conditions]}
+    one_row = {column.name: np.ones((1, *column.shape)) for column in [*source.features, *source.conditions]}
     for cut in dataset.cuts:
         _passes(cut, one_row, 1)
 
@@ -203,7 +207,7 @@ def make_part(dataset: Dataset, piece: int, directory: Path, offsets: Offsets) -
     source, part = _source(dataset), Part()
     waiting: list[np.ndarray] = []
     for chunk in source.chunks(piece):
-        waiting.append(_clean(chunk, dataset, offsets, part))
+        waiting.append(_clean(chunk, dataset, offsets, part, source.where(piece)))
         while sum(map(len, waiting)) >= dataset.shard_rows:
             rows = np.concatenate(waiting)
             _write_shard(source, piece, directory, rows[: dataset.shard_rows], offsets, part)
@@ -214,26 +218,30 @@ def make_part(dataset: Dataset, piece: int, directory: Path, offsets: Offsets) -
     return part
 
 
-def _clean(chunk: Chunk, dataset: Dataset, offsets: Offsets, part: Part) -> np.ndarray:
-    """The rows that are valid and pass the cuts, (n, columns) float32, with the weights as the last column."""
+def _clean(chunk: Chunk, dataset: Dataset, offsets: Offsets, part: Part, where: str) -> np.ndarray:
+    """The rows that are valid and pass the cuts, (n, D) float32, with the weights as the last column."""
     given = chunk.columns if chunk.weights is None else {**chunk.columns, _WEIGHT: chunk.weights}
+    shapes = {name: values.shape[1:] for name, values in given.items() if values.ndim > 1}
     with np.errstate(over="ignore"):
-        stored = np.stack(
-            [(values - offsets.get(name, 0)).astype(np.float32) for name, values in given.items()], axis=1
+        stored = np.concatenate(
+            [_flat((values - offsets.get(name, 0)).astype(np.float32)) for name, values in given.items()], axis=1
         )
     finite = np.isfinite(stored)
-    for name, count in zip(given, np.count_nonzero(~finite, axis=0), strict=True):
-        if count:
-            part.invalid_in[name or "the weight"] = part.invalid_in.get(name or "the weight", 0) + int(count)
     valid = finite.all(axis=1)
-    stored = stored[valid]
-    given = {name: values[valid] for name, values in given.items()}
-    _measure(given, stored, offsets, _passing(dataset.cuts, given), part)
-    # The cuts see what is stored, so that they hold for the staged rows exactly.
-    values = {
-        name: column.astype(np.float64) + offsets.get(name, 0) for name, column in zip(given, stored.T, strict=True)
-    }
-    kept = stored[_passing(dataset.cuts, values)]
+    if not valid.all():
+        _note_invalid(finite, list(given), shapes, part, where)
+        stored = stored[valid]
+        given = {name: values[valid] for name, values in given.items()}
+    passing = _passing(dataset.cuts, given)
+    _measure(given, named(stored, list(given), shapes), offsets, passing, part)
+    if dataset.cuts:
+        # The cuts see what is stored, so that they hold for the staged rows exactly.
+        values = {
+            name: column.astype(np.float64) + offsets.get(name, 0)
+            for name, column in named(stored, list(given), shapes).items()
+        }
+        passing = _passing(dataset.cuts, values)
+    kept = stored[passing]
     part.read += len(finite)
     part.invalid += len(finite) - len(stored)
     part.cut += len(stored) - len(kept)
@@ -246,14 +254,35 @@ def _clean(chunk: Chunk, dataset: Dataset, offsets: Offsets, part: Part) -> np.n
     return kept
 
 
+def _flat(values: np.ndarray) -> np.ndarray:
+    """(n, *shape) as (n, size)."""
+    return values.reshape(len(values), prod(values.shape[1:]))
+
+
+def _note_invalid(finite: np.ndarray, names: Sequence[str], shapes: Shapes, part: Part, where: str) -> None:
+    """Note in how many rows of this chunk each column is not finite, (n, D) bool, and the first place of all."""
+    for name, columns in slices(names, shapes).items():
+        count = np.count_nonzero(~finite[:, columns].all(axis=1))
+        if count:
+            part.invalid_in[name or "the weight"] = part.invalid_in.get(name or "the weight", 0) + int(count)
+    if not part.first_invalid:
+        row, column = np.argwhere(~finite)[0]
+        name = elements(names, shapes)[column] or "the weight"
+        part.first_invalid = f"{name} in row {part.read + row:,} of {where}, counted from 0"
+
+
 def _measure(
-    given: Mapping[str, np.ndarray], stored: np.ndarray, offsets: Offsets, passing: np.ndarray, part: Part
+    given: Mapping[str, np.ndarray],
+    stored: Mapping[str, np.ndarray],
+    offsets: Offsets,
+    passing: np.ndarray,
+    part: Part,
 ) -> None:
     """Note what the columns lose in float32, in the rows that pass the cuts as they were given."""
     if not passing.any():
         return
-    for (name, values), column in zip(given.items(), stored.T, strict=True):
-        found = Fineness.of(values[passing], column[passing], offsets.get(name, 0))
+    for name, values in given.items():
+        found = Fineness.of(values[passing].ravel(), stored[name][passing].ravel(), offsets.get(name, 0))
         part.fineness[name] = Fineness.of_all([*filter(None, [part.fineness.get(name)]), found])
 
 
@@ -279,6 +308,11 @@ def _passes(cut: str, columns: Mapping[str, np.ndarray], rows: int) -> np.ndarra
         raise ConfigError(f"the cut '{cut}' cannot be evaluated: {error}", cure="write it like px > 0") from error
     if passed.dtype != bool:
         raise ConfigError(f"the cut '{cut}' is a number, not a condition", cure="write a comparison, such as pz > 0")
+    if passed.ndim > 1:
+        raise ConfigError(
+            f"the cut '{cut}' gives {shown(passed.shape[1:])} answers for a row, not one",
+            cure="say which: count(...) > 0, or an element such as x[0]",
+        )
     return np.broadcast_to(passed, (rows,))
 
 
@@ -301,7 +335,7 @@ def _shard_bytes(source: Source, piece: int, rows: np.ndarray, offsets: Offsets)
             file.attrs[name] = value
         end = 0
         for group, columns in (("features", source.features), ("conditions", source.conditions)):
-            begin, end = end, end + len(columns)
+            begin, end = end, end + width([column.name for column in columns], shapes_of(columns))
             if columns:
                 _write_columns(file, group, rows[:, begin:end], shifted(columns, offsets))
         # What is left is the weight.
@@ -316,6 +350,8 @@ def _write_columns(file: h5py.File, name: str, values: np.ndarray, columns: Sequ
     written.attrs["units"] = [column.unit for column in columns]
     if any(column.offset for column in columns):
         written.attrs["offsets"] = [column.offset for column in columns]
+    if any(column.shape for column in columns):
+        written.attrs["shapes"] = [json.dumps(column.shape) for column in columns]
 
 
 # ------------------------------------------------------------------------------------------------------ the whole set
@@ -374,8 +410,10 @@ def _check_rows(dataset: Dataset, source: Source, parts: Sequence[Part]) -> None
             for column, count in part.invalid_in.items():
                 counts[column] = counts.get(column, 0) + count
         where = ", ".join(f"{column} {count:,}" for column, count in counts.items())
+        first = next(part.first_invalid for part in parts if part.first_invalid)
         raise InputError(
-            f"{invalid:,} of {read:,} rows hold NaN, infinity or numbers too large for float32 ({where})",
+            f"{invalid:,} of {read:,} rows hold NaN, infinity or numbers too large for float32 ({where}); the first is "
+            f"{first}",
             where=source.describe(),
             cure="mend the input, or set invalid_rows: drop",
         )

@@ -6,6 +6,7 @@ configuration and where it came from, as plain types, so it loads with `weights_
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from kantor.models.networks.base import Generator
 from kantor.models.networks.factory import make_generator
 from kantor.models.randomness import stream
 from kantor.models.tensors import read_tensors, write_tensors
-from kantor.models.transforms import Transforms
-from kantor.results import Column, offsets_of
+from kantor.models.transforms import Given, Transforms
+from kantor.results import Column, offsets_of, shapes_of
+from kantor.shapes import width
 
 FORMAT = 2
 # Rows are generated in blocks of fixed size and seed: a matrix product rounds by its shape.
@@ -49,6 +51,11 @@ class Bundle:
     def condition_names(self) -> list[str]:
         return [column.name for column in self.conditions]
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every feature and condition that is an array, by name."""
+        return shapes_of([*self.features, *self.conditions])
+
     def generate(self, rows: int, conditions: np.ndarray | None = None, *, seed: int = 0, start: int = 0) -> np.ndarray:
         """Rows `start` ... `start + rows` of an endless sample that the seed fixes.
 
@@ -56,33 +63,34 @@ class Bundle:
             conditions: (rows, C) in physical units, one row for each event; needed when the model is conditional.
 
         Returns:
-            (rows, D) features in physical units: float32, or float64 where a column is stored less an offset.
+            (rows, D) features in physical units: float32, or float64 where a column is stored less an offset. Features
+            that are arrays have their numbers side by side; `kantor.shapes.named` takes the block apart.
 
         Raises:
             InputError: the conditions are missing or of the wrong shape.
         """
-        if conditions is not None and conditions.shape[-1:] == (len(self.conditions),):
-            offsets = np.array([column.offset for column in self.conditions])
+        if conditions is not None and conditions.shape[-1:] == (width(self.condition_names, self.shapes),):
+            offsets = _offsets(self.conditions)
             conditions = (conditions - offsets).astype(np.float32) if offsets.any() else conditions
         stored = self.generate_stored(rows, conditions, seed=seed, start=start)
-        offsets = np.array([column.offset for column in self.features])
+        offsets = _offsets(self.features)
         return stored + offsets if offsets.any() else stored
 
     def generate_stored(
         self, rows: int, conditions: np.ndarray | None = None, *, seed: int = 0, start: int = 0
     ) -> np.ndarray:
         """As `generate`, with conditions and features as they are stored: float32, less the offsets of columns."""
-        wanted = (rows, len(self.conditions))
+        wanted = (rows, width(self.condition_names, self.shapes))
         if conditions is None and not self.conditions:
             conditions = np.empty(wanted, np.float32)
         if conditions is None or conditions.shape != wanted:
             got = "none" if conditions is None else f"shape {conditions.shape}"
             raise InputError(
-                f"needs conditions of shape {wanted} ({', '.join(self.condition_names)}), got {got}",
+                f"needs conditions of shape {wanted} ({', '.join(map(str, self.conditions))}), got {got}",
                 where=f"model '{self.name}'",
                 cure="pass one row of conditions for each event",
             )
-        out = np.empty((rows, len(self.features)), np.float32)
+        out = np.empty((rows, width(self.feature_names, self.shapes)), np.float32)
         dtype = getattr(torch, self.training.precision)
         device = next(self.generator.parameters()).device
         with torch.inference_mode():
@@ -91,10 +99,11 @@ class Bundle:
                 inside = slice(low - block * _BLOCK, high - block * _BLOCK)
                 # Drawn on the CPU, so that the same seed means the same noise on every device.
                 z = torch.randn(_BLOCK, self.generator.latent, generator=stream(seed, "generate", block), dtype=dtype)
-                c = torch.zeros(_BLOCK, len(self.conditions), dtype=dtype)
+                c = torch.zeros(_BLOCK, wanted[1], dtype=dtype)
                 c[inside] = torch.from_numpy(conditions[low - start : high - start]).to(dtype)
-                c = self.condition_transforms(c.to(device))
-                x = self.feature_transforms.inverse(self.generator(z.to(device), c))[inside]
+                c = c.to(device)
+                y = self.generator(z.to(device), self.condition_transforms(c))
+                x = self.feature_transforms.inverse(y, Given(self.condition_transforms.values(c)))[inside]
                 out[low - start : high - start] = x.float().cpu().numpy()
         return out
 
@@ -126,15 +135,16 @@ class Bundle:
         features, conditions = (
             tuple(Column(**column) for column in content[kind]) for kind in ("features", "conditions")
         )
+        feature_transforms, condition_transforms = transforms(training, features), transforms(training, conditions)
         bundle = cls(
             name=content["name"],
             seed=content["seed"],
             training=training,
             features=features,
             conditions=conditions,
-            generator=make_generator(training.generator, len(conditions), len(features)),
-            feature_transforms=transforms(training, features),
-            condition_transforms=transforms(training, conditions),
+            generator=make_generator(training.generator, condition_transforms.size, feature_transforms.size),
+            feature_transforms=feature_transforms,
+            condition_transforms=condition_transforms,
             provenance=content["provenance"],
         )
         for part, module in bundle._modules().items():
@@ -152,7 +162,14 @@ class Bundle:
 
 def transforms(training: Training, columns: Sequence[Column]) -> Transforms:
     """The (unfitted) transforms that a training asks for on these columns."""
-    return Transforms([column.name for column in columns], training.transforms, offsets_of(columns))
+    names = [column.name for column in columns]
+    coordinates = [each for each in training.coordinates if set(each.layers) <= set(names)]
+    return Transforms(names, training.transforms, offsets_of(columns), shapes_of(columns), coordinates)
+
+
+def _offsets(columns: Sequence[Column]) -> np.ndarray:
+    """The offset of each number of an event, (D,)."""
+    return np.array([column.offset for column in columns for _ in range(prod(column.shape))])
 
 
 def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,20 +1,20 @@
 """What the critic sees: the transformed features and derived ones (FAT-GAN's augmentation, arXiv:2001.11103).
 
 Derived features are expressions of the physical columns. They are computed before real and generated rows are
-interpolated, so the gradient penalty acts on everything the critic sees. Shapes: N rows, D features, C conditions,
-F derived features.
+interpolated, so the gradient penalty acts on everything the critic sees. Shapes: N rows, D transformed features,
+C conditions, F numbers of derived features, of which an expression of arrays may give several.
 """
 
 from collections.abc import Mapping
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from kantor.errors import ConfigError, InputError
 from kantor.expressions import Expression
-from kantor.models.transforms import Transforms
+from kantor.models.transforms import Given, Transforms
 from kantor.resolution import is_constant
+from kantor.shapes import Shape, elements, width
 
 
 class CriticFeatures(nn.Module):
@@ -31,10 +31,12 @@ class CriticFeatures(nn.Module):
         super().__init__()
         self.expressions = {name: Expression(text) for name, text in expressions.items()}
         self._transforms = (features, conditions)  # in a tuple: the bundle stores these modules once, elsewhere
-        self.size = len(features.columns) + len(expressions)
-        self.register_buffer("mean", torch.zeros(len(expressions)))
-        self.register_buffer("deviation", torch.ones(len(expressions)))
-        known = {*features.columns, *conditions.columns}
+        known = {
+            column: torch.ones(1, *transforms.shapes.get(column, ()))
+            for transforms in self._transforms
+            for column in transforms.columns
+        }
+        self._shapes: dict[str, Shape] = {}
         for name, expression in self.expressions.items():
             unknown = [column for column in expression.names if column not in known]
             if unknown:
@@ -43,7 +45,15 @@ class CriticFeatures(nn.Module):
                     where=f"critic_features.{name}",
                     cure=f"columns and derived features known here: {', '.join(sorted(known))}",
                 )
-            known.add(name)
+            try:
+                known[name] = expression.rows(known, torch, 1)
+            except ConfigError as error:
+                raise ConfigError(error.what, where=f"critic_features.{name}", cure=error.cure) from error
+            self._shapes[name] = tuple(known[name].shape[1:])
+        derived = width(list(self.expressions), self._shapes)
+        self.size = features.size + derived
+        self.register_buffer("mean", torch.zeros(derived))
+        self.register_buffer("deviation", torch.ones(derived))
 
     def fit(self, x_ND: Tensor, c_NC: Tensor) -> None:
         """Standardise the derived features by the training rows.
@@ -54,7 +64,7 @@ class CriticFeatures(nn.Module):
         if not self.expressions:
             return
         derived_NF = self._derive(x_ND, c_NC)
-        for name, values in zip(self.expressions, derived_NF.unbind(-1), strict=True):
+        for name, values in zip(elements(list(self.expressions), self._shapes), derived_NF.unbind(-1), strict=True):
             bad = int((~values.isfinite()).sum())
             if bad:
                 raise InputError(
@@ -68,17 +78,17 @@ class CriticFeatures(nn.Module):
 
     def forward(self, x_ND: Tensor, c_NC: Tensor) -> Tensor:
         features, _ = self._transforms
-        if features.constant_columns:
+        if features.has_constants:
             # A generator says something about them, too, which is not what will be generated.
-            x_ND = torch.where(features.constant, 0.0, x_ND)
+            x_ND = features.steady(x_ND)
         if not self.expressions:
             return x_ND
         return torch.cat([x_ND, (self._derive(x_ND, c_NC) - self.mean) / self.deviation], dim=-1)
 
     def _derive(self, x_ND: Tensor, c_NC: Tensor) -> Tensor:
-        columns: dict[str, Tensor] = {}
-        for transforms, transformed in zip(self._transforms, (x_ND, c_NC), strict=True):
-            columns |= transforms.physical(transformed)
+        features, conditions = self._transforms
+        given = conditions.physical(c_NC)
+        columns = features.physical(x_ND, Given(given)) | given
         for name, expression in self.expressions.items():
-            columns[name] = cast(Tensor, expression(columns, torch)).expand(len(x_ND))
-        return torch.stack([columns[name] for name in self.expressions], dim=-1)
+            columns[name] = expression.rows(columns, torch, len(x_ND))
+        return torch.cat([columns[name].reshape(len(x_ND), -1) for name in self.expressions], dim=-1)

@@ -1,6 +1,6 @@
 """What is known of each process, by its `kind` in the configuration."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,15 @@ from kantor.errors import InputError
 from kantor.physics.base import Modes, Observable, Physics, UniformAzimuth
 from kantor.physics.dis import Dis
 from kantor.physics.mixtures import Mixture
+from kantor.physics.showers import Showers
+from kantor.results import Column
 
 __all__ = ["Modes", "Observable", "Physics", "UniformAzimuth", "physics_of"]
 
-_KINDS: dict[type[config.Settings], Callable[[Any, Mapping[str, float]], Physics]] = {
+_KINDS: dict[type[config.Settings], Callable[[Any, Mapping[str, float], Sequence[Column]], Physics]] = {
     config.DisPhysics: Dis,
     config.MixturePhysics: Mixture,
+    config.ShowerPhysics: Showers,
 }
 
 
@@ -27,7 +30,11 @@ def physics_of(manifest: Manifest, where: Path) -> Physics:
     """
     if manifest.physics is None:
         return Physics()
-    physics = _KINDS[type(manifest.physics)](manifest.physics, manifest.constants)
+    columns = [*manifest.features, *manifest.conditions]
+    try:
+        physics = _KINDS[type(manifest.physics)](manifest.physics, manifest.constants, columns)
+    except InputError as error:
+        raise InputError(error.what, where=where, cure=error.cure) from error
     missing = [name for name in physics.features if name not in manifest.feature_names]
     if missing:
         names = ", ".join(physics.features)

@@ -75,13 +75,15 @@ class Physics:
     """A process, as far as the comparison of samples knows it; this one knows nothing.
 
     features: columns it needs to be features, with the unit they must be in. labels: what axes call columns.
-    observables: what is derived. classified: which of these a classifier sees beside the columns. planes: pairs of
-    observables worth a picture. checks: what else is compared, each of a type that the validation has a statistic for.
+    observables: what is derived. expressions: of those that are expressions of the columns, by name. classified: which
+    of these a classifier sees beside the columns. planes: pairs of observables worth a picture. checks: what else is
+    compared, each of a type that the validation has a statistic for.
     """
 
     features: Mapping[str, str] = {}
     labels: Mapping[str, str] = {}
     observables: Sequence[Observable] = ()
+    expressions: Mapping[str, str] = {}
     classified: Sequence[str] = ()
     laws: Sequence[Law] = ()
     planes: Sequence[tuple[str, str]] = ()

@@ -6,13 +6,14 @@ With beam momenta k and P, the scattered electron's k' and q = k - k':
 (Particle Data Group, Review of Particle Physics, chapter "Structure functions").
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from kantor.config import DisPhysics
 from kantor.physics.base import Columns, Law, Observable, Physics, UniformAzimuth
+from kantor.results import Column
 
 PROTON_MASS = 0.93827208943  # GeV, CODATA 2022
 
@@ -83,7 +84,7 @@ class Dis(Physics):
     # Unpolarised beams have no preferred direction.
     checks = (UniformAzimuth("phi"),)
 
-    def __init__(self, settings: DisPhysics, constants: Mapping[str, float]) -> None:
+    def __init__(self, settings: DisPhysics, constants: Mapping[str, float], columns: Sequence[Column] = ()) -> None:
         self._settings = settings
         self._proton_mass = constants.get("proton_mass", PROTON_MASS)
         beam, q2_min, least = settings.electron_energy, settings.q2_min, settings.scattered_energy_min

@@ -15,7 +15,8 @@ from kantor.report import figures
 from kantor.report.content import Group, Model, ModelFiles, Section, read_sections, summarise
 from kantor.report.numbers import p_value, rate
 from kantor.report.summary import agreement, by_statistic, csv_text, labelled, shown
-from kantor.results import Report, ReportRow
+from kantor.results import Column, Report, ReportRow
+from kantor.shapes import shown as shown_shape
 from kantor.validation import verdicts
 from kantor.validation.catalogue import STATISTICS
 
@@ -138,6 +139,7 @@ def _section(report: Report, section: Section) -> dict[str, object]:
         "confidence": comparison.config["confidence"],
         "seeds": seeds,
         "constant": comparison.constant,
+        "arrays": _arrays([*comparison.features, *comparison.conditions]),
         "names": [group.training for group in section.groups],
         "colours": [figures.colour(number) for number in range(len(section.groups))],
         "headlines": [*_lines(rows, lambda row: row.headline), *_facts(section, rows)],
@@ -156,6 +158,15 @@ def _section(report: Report, section: Section) -> dict[str, object]:
         "weighted_means": _weighted_means(section),
         "provenance": [_provenance(group, model) for group in section.groups for model in group.models],
     }
+
+
+def _arrays(columns: Sequence[Column]) -> list[str]:
+    """The columns that are arrays in each event, in words."""
+    return [
+        f"{column.name} {shown_shape(column.shape)}" + (f" [{column.unit}]" if column.unit else "")
+        for column in columns
+        if column.shape
+    ]
 
 
 def _drawn(section: Section, rows: Mapping[str, Sequence[ReportRow]]) -> list[int]:

@@ -1,5 +1,7 @@
 """From staged events and a configuration to what the loop trains on: transforms, critic features, rows, networks."""
 
+import fnmatch
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +16,9 @@ from kantor.errors import InputError
 from kantor.losses import Objective, make_objective
 from kantor.models.bundle import Bundle, transforms
 from kantor.models.features import CriticFeatures
-from kantor.models.transforms import Transforms
+from kantor.models.randomness import stream
+from kantor.models.transforms import Given, Transforms
+from kantor.physics import physics_of
 from kantor.training.feed import Rows
 from kantor.training.state import State
 
@@ -77,8 +81,13 @@ def assemble(
     features = transforms(settings, manifest.features)
     conditions = transforms(settings, manifest.conditions)
     weights = None if train.weights is None else torch.from_numpy(train.weights)
-    for fitted, values in ((features, train.features), (conditions, train.conditions)):
-        fitted.to(torch.float64).fit(torch.from_numpy(values), weights)
+    given = conditions.values(torch.from_numpy(train.conditions))
+    for purpose, fitted, values in (
+        ("features", features, train.features),
+        ("conditions", conditions, train.conditions),
+    ):
+        noise = stream(seed, f"fitted {purpose}", 0)
+        fitted.to(torch.float64).fit(torch.from_numpy(values), weights, Given(given, noise))
         fitted.to(device, dtype)
     if set(features.columns) == set(features.constant_columns):
         raise InputError(
@@ -86,11 +95,15 @@ def assemble(
             where=manifest_path,
             cure="choose features that vary",
         )
-    view = CriticFeatures(settings.critic_features, features, conditions).to(device, dtype)
+    derived = settings.critic_features | _observables(settings, manifest, manifest_path)
+    view = CriticFeatures(derived, features, conditions).to(device, dtype)
 
     with torch.no_grad():
-        x_ND = features(torch.from_numpy(train.features).to(device, dtype))
-        c_NC = conditions(torch.from_numpy(train.conditions).to(device, dtype))
+        # A row's exact values are spread once: an event is the same in every epoch.
+        stored_NC = torch.from_numpy(train.conditions).to(device, dtype)
+        given = Given(conditions.values(stored_NC), stream(seed, "spread features", 0))
+        x_ND = features(torch.from_numpy(train.features).to(device, dtype), given)
+        c_NC = conditions(stored_NC, Given(noise=stream(seed, "spread conditions", 0)))
         view.fit(x_ND, c_NC)
         rows = Rows(view(x_ND, c_NC), c_NC, None if weights is None else weights.to(device, dtype))
 
@@ -99,7 +112,7 @@ def assemble(
         settings,
         features=x_ND.shape[1],
         critic_features=rows.real.shape[1],
-        conditions=manifest.condition_names,
+        conditions=conditions.elements,
         objective=objective,
         seed=seed,
         device=device,
@@ -118,6 +131,38 @@ def check_columns(settings: Training, manifest: Manifest) -> None:
             f"'{unknown[0]}' is not a column of dataset '{manifest.dataset}'",
             where="transforms",
             cure=f"choose from: {', '.join(known)}",
+        )
+    arrays = [column.name for column in manifest.features if column.shape]
+    numbers = [column.name for column in manifest.conditions if not column.shape]
+    for each in settings.coordinates:
+        _check_known(each.layers, arrays, "a feature that is an array", manifest)
+        _check_known([each.energy], numbers, "a condition that is a number", manifest)
+
+
+def _observables(settings: Training, manifest: Manifest, where: Path) -> dict[str, str]:
+    """Expressions of the physics that the critic also sees, in the order of the physics."""
+    known = physics_of(manifest, where).expressions if settings.critic_observables else {}
+    for pattern in settings.critic_observables:
+        if not fnmatch.filter(known, pattern):
+            raise InputError(
+                f"'{pattern}' is no observable of the physics of dataset '{manifest.dataset}' that is an expression",
+                where="critic_observables",
+                cure=f"choose from: {', '.join(known)}" if known else "write 'critic_features' instead",
+            )
+    return {
+        name: text
+        for name, text in known.items()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in settings.critic_observables)
+    }
+
+
+def _check_known(names: Sequence[str], choices: Sequence[str], what: str, manifest: Manifest) -> None:
+    strange = [name for name in names if name not in choices]
+    if strange:
+        raise InputError(
+            f"'{strange[0]}' is not {what} in dataset '{manifest.dataset}'",
+            where="coordinates",
+            cure=f"choose from: {', '.join(choices)}" if choices else "it has none",
         )
 
 

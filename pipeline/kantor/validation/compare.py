@@ -26,7 +26,7 @@ from kantor.models.bundle import Bundle
 from kantor.resolution import is_constant
 from kantor.results import Comparison, Provenance, offsets_of
 from kantor.validation.measures import Measures, random_stream
-from kantor.validation.observables import Observables, joint
+from kantor.validation.observables import Observables
 from kantor.validation.statistics import weighted_mean
 
 METRICS, FIGURES = "metrics.json", "validation.h5"
@@ -72,6 +72,8 @@ def validate(bundle: Path, manifest: Path, settings: Validation, out: Path, rank
         ranks=ranks.size,
         seconds=time.monotonic() - began,
         constant=constant,
+        features=content.features,
+        conditions=content.conditions,
         measurements=measurements,
         weighted_means=_weighted_means(observables, truth),
         generation_rate=rate,
@@ -88,12 +90,13 @@ def validate(bundle: Path, manifest: Path, settings: Validation, out: Path, rank
 
 def _check_columns(model: Bundle, content: Manifest, where: Path) -> None:
     for kind, mine, theirs in (
-        ("features", model.feature_names, content.feature_names),
-        ("conditions", model.condition_names, content.condition_names),
+        ("features", model.features, content.features),
+        ("conditions", model.conditions, content.conditions),
     ):
-        if list(mine) != list(theirs):
+        ours, others = (list(map(str, columns)) for columns in (mine, theirs))
+        if ours != others:
             raise InputError(
-                f"its {kind} are ({', '.join(mine)}), those of dataset '{content.dataset}' ({', '.join(theirs)})",
+                f"its {kind} are ({', '.join(ours)}), those of dataset '{content.dataset}' ({', '.join(others)})",
                 where=where,
                 cure=f"validate with the dataset it was trained on, '{model.training.dataset}'",
             )
@@ -130,8 +133,8 @@ def _constant_columns(truth: Sample, manifest: Path) -> list[str]:
     Raises:
         InputError: every feature is constant.
     """
-    columns = zip((*truth.feature_names, *truth.condition_names), joint(truth).T, strict=True)
-    constant = [name for name, values in columns if is_constant(values.min(), values.max())]
+    columns = truth.stored_features() | truth.stored_conditions()
+    constant = [name for name, values in columns.items() if is_constant(values.min(0), values.max(0)).all()]
     if set(truth.feature_names) <= set(constant):
         raise InputError(
             "every feature is constant in its test split: there is nothing to compare",

@@ -195,7 +195,7 @@ class Measures:
     def scatter(self) -> Scatter | None:
         """Some rows of two features, as points."""
         sample = self.sides.truth.sample
-        if sample.features.shape[1] != 2 or sample.condition_names or sample.weights is not None:
+        if sample.features.shape[1] != 2 or sample.shapes or sample.condition_names or sample.weights is not None:
             return None
         modes = [what for what in self.observables.physics.checks if isinstance(what, Modes)]
         centres, sigma = (modes[0].centres, modes[0].sigma) if modes else (np.empty((0, 2)), float("nan"))

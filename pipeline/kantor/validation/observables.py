@@ -1,4 +1,8 @@
-"""The quantities that are compared: the features, what the physics derives from them, and the user's expressions."""
+"""The quantities that are compared: the features, what the physics derives from them, and the user's expressions.
+
+One number per event each. Of a feature that is an array these are its sum and how many elements are not zero, unless
+its physics names others; an expression that gives an array is one quantity for each of its elements.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,8 +11,10 @@ import numpy as np
 
 from kantor.data.manifest import Manifest
 from kantor.data.samples import Sample
+from kantor.errors import ConfigError
 from kantor.expressions import Expression
 from kantor.physics import Observable, physics_of
+from kantor.shapes import Shape, elements
 
 
 class Observables:
@@ -16,7 +22,7 @@ class Observables:
 
     Raises:
         InputError: the physics needs columns that the dataset does not have.
-        ConfigError: an expression reads an unknown column.
+        ConfigError: an expression reads an unknown column, or its arrays do not go together.
     """
 
     def __init__(self, manifest: Manifest, expressions: Mapping[str, str], where: Path) -> None:
@@ -26,8 +32,20 @@ class Observables:
         features = [
             Observable(column.name, less(labels.get(column.name, column.name), column.offset), column.unit, "feature")
             for column in manifest.features
+            if not column.shape
         ]
-        own = [Observable(name, name, "", "derived") for name in self._expressions]
+        self._arrays: dict[str, Expression] = {}
+        if not self.physics.observables:
+            for column in manifest.features:
+                if column.shape:
+                    features += [
+                        Observable(f"{column.name}_sum", f"sum of {column.name}", column.unit, "derived"),
+                        Observable(f"{column.name}_count", f"elements of {column.name} that are not 0", "", "derived"),
+                    ]
+                    self._arrays[f"{column.name}_sum"] = Expression(f"sum({column.name})")
+                    self._arrays[f"{column.name}_count"] = Expression(f"count({column.name})")
+        self._shapes = self._expression_shapes(manifest)
+        own = [Observable(name, name, "", "derived") for name in elements(list(self._expressions), self._shapes)]
         # A user's expression replaces what has the same name.
         self.all = list({each.name: each for each in [*features, *self.physics.observables, *own]}.values())
 
@@ -38,14 +56,28 @@ class Observables:
             known: of the sample, where it is at hand.
         """
         known = self.known(sample) if known is None else known
-        columns = {**known} | dict(zip(sample.feature_names, sample.features.T, strict=True))
+        columns = {**known} | sample.stored_features()
         with np.errstate(all="ignore"):
-            own = {name: np.broadcast_to(text(known, np), sample.rows) for name, text in self._expressions.items()}
-        columns |= own
+            for name, text in (self._arrays | self._expressions).items():
+                values = text.rows(known, np, sample.rows)
+                names = elements([name], self._shapes)
+                columns |= zip(names, values.reshape(sample.rows, -1).T, strict=True)
         return {observable.name: columns[observable.name] for observable in self.all}
 
+    def _expression_shapes(self, manifest: Manifest) -> dict[str, Shape]:
+        """Shape of each expression that gives more than one number per event."""
+        one = {column.name: np.ones((1, *column.shape)) for column in [*manifest.features, *manifest.conditions]}
+        with np.errstate(all="ignore"):
+            one |= self.physics.derive(one)
+            try:
+                shapes = {name: text.rows(one, np, 1).shape[1:] for name, text in self._expressions.items()}
+            except ConfigError as error:
+                where = f"validation.observables.{manifest.dataset}"
+                raise ConfigError(error.what, where=where, cure=error.cure) from error
+        return {name: shape for name, shape in shapes.items() if shape}
+
     def known(self, sample: Sample) -> dict[str, np.ndarray]:
-        """The staged columns and what the physics derives from them, (N,) each."""
+        """The staged columns, (N, *shape) each, and what the physics derives from them, (N,) each."""
         columns = sample.columns()
         return columns | self.physics.derive(columns)
 

@@ -56,3 +56,21 @@ def test_unknown_column_is_named() -> None:
 def test_not_finite_is_named() -> None:
     with pytest.raises(InputError, match=r"critic_features\.bad: is not finite in 500"):
         fitted({"bad": "log(px - 10)"})
+
+
+def test_expressions_of_arrays_may_give_several_numbers() -> None:
+    e = torch.rand(500, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    features = Transforms(["e"], {}, shapes={"e": (3, 4)}).double()
+    conditions = Transforms(["E"], {}).double()
+    E = torch.rand(500, 1, generator=torch.Generator().manual_seed(3), dtype=torch.float64) + 1
+    features.fit(e)
+    conditions.fit(E)
+    view = CriticFeatures({"total": "sum(e) / E", "rows": "sum(e, 1)"}, features, conditions).double()
+    x, c = features(e), conditions(E)
+    view.fit(x, c)
+    seen = view(x, c)
+    assert (view.size, seen.shape) == (16, (500, 16))
+    rows = e.view(500, 3, 4).sum(2)
+    expected = torch.cat([(rows.sum(1) / E[:, 0])[:, None], rows], dim=1)
+    assert torch.allclose(seen[:, 12:], (expected - expected.mean(0)) / expected.std(0, correction=0), atol=1e-9)
+    assert torch.autograd.gradcheck(lambda x: view(x, c[:3]), (x[:3].clone().requires_grad_(),))

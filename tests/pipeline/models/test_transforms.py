@@ -1,5 +1,7 @@
 """Transforms: there and back, weighted fits, edges that hold, clear refusals."""
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from scipy import stats
 
 from kantor import config
 from kantor.errors import InputError
-from kantor.models.transforms import Transforms
+from kantor.models.transforms import Given, Transforms
 from kantor.models.transforms.columns import QuantileNormal, Standardise
 
 STANDARDISE = config.Standardise()
@@ -111,3 +113,77 @@ def test_gradients_pass_back_through_every_inverse() -> None:
         0.1 + 0.5 * torch.rand(3, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     ).requires_grad_()
     assert torch.autograd.gradcheck(transforms.inverse, (y_ND,))
+
+
+ARRAY_CHAINS: dict[str, list[config.Transform]] = {
+    "standardise": [STANDARDISE],
+    "log": [config.Log(kind="log", offset=1.0), STANDARDISE],
+    "edge": [config.LogDistance(kind="log_distance", edge=-1.0, side="above"), STANDARDISE],
+    "quantile": [config.QuantileNormal(kind="quantile_normal", quantiles=200)],
+}
+
+
+@pytest.mark.parametrize("name", ARRAY_CHAINS)
+def test_an_array_is_transformed_as_its_elements_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kantor.models.transforms.columns._AT_ONCE", 3000)
+    rng = np.random.default_rng(5)
+    x_ND = torch.from_numpy(rng.gamma(2.0, 1.0, (1000, 6)) * np.arange(1, 7))
+    weights = torch.from_numpy(rng.uniform(0.5, 1.5, 1000))
+    x_ND[:, 4] = 2.5
+    array = Transforms(["e"], {"e": ARRAY_CHAINS[name]}, shapes={"e": (2, 3)}).double()
+    single = Transforms(list("abcdef"), dict.fromkeys("abcdef", ARRAY_CHAINS[name])).double()
+    array.fit(x_ND, weights)
+    single.fit(x_ND, weights)
+    assert array.constant_columns == ()
+    assert array.constant.tolist() == single.constant.tolist() == [False, False, False, False, True, False]
+    assert torch.allclose(array(x_ND), single(x_ND), rtol=1e-12, atol=1e-12)
+    assert torch.allclose(array.inverse(array(x_ND)), x_ND, rtol=1e-11)
+    assert array.physical(array(x_ND))["e"].shape == (1000, 2, 3)
+
+
+def dequantise(**settings: Any) -> list[config.Transform]:
+    return [config.Dequantise.model_validate({"kind": "dequantise", **settings}), STANDARDISE]
+
+
+def test_exact_values_are_spread_and_snapped_back() -> None:
+    rng = np.random.default_rng(6)
+    x_N = np.where(rng.random(4000) < 0.4, 0.0, 0.1 + rng.exponential(1.0, 4000))
+    x_ND = torch.from_numpy(np.stack([x_N, rng.permutation(x_N)], axis=1).astype(np.float32))
+    transforms = Transforms(["e"], {"e": dequantise(interval=[0.0, 0.1])}, shapes={"e": (2,)}).double()
+    noise = torch.Generator().manual_seed(1)
+    transforms.fit(x_ND, given=Given(noise=noise))
+    y_ND = transforms(x_ND, Given(noise=noise))
+    spikes = x_ND == 0
+    standardise = cast(list[Standardise], transforms.chains[0])[1]
+    spread = (y_ND * standardise.deviation + standardise.mean)[spikes]
+    assert stats.kstest(10 * spread.numpy(), "uniform").pvalue > 0.01
+    assert torch.allclose(transforms.inverse(y_ND), x_ND.double(), rtol=1e-12)
+    assert torch.equal(transforms.inverse(y_ND) == 0, spikes)
+    # Nothing lies below: what a generator puts there is a zero, too.
+    assert (transforms.inverse(y_ND - 10)[spikes] == 0).all()
+    # The same seed spreads in the same way, in any precision; none spreads to the middle.
+    again = [
+        transforms.to(kind)(x_ND.to(kind), Given(noise=torch.Generator().manual_seed(2)))
+        for kind in (torch.float64, torch.float32)
+    ]
+    assert torch.allclose(again[0], again[1].double(), atol=1e-5)
+    assert len(transforms(x_ND)[spikes[:, 0], 0].unique()) == 1
+
+
+def test_a_threshold_in_single_precision_is_met() -> None:
+    x_ND = torch.from_numpy(np.where(np.arange(100) % 2, 0.1, np.linspace(1, 2, 100)).astype(np.float32))[:, None]
+    transforms = Transforms(["x"], {"x": dequantise(value=0.1, interval=[-0.5, 0.5])})
+    transforms.fit(x_ND)
+    assert torch.equal(transforms.inverse(transforms(x_ND))[1::2], x_ND[1::2])
+    assert (transforms(x_ND)[1::2] < transforms(x_ND)[::2].min()).all()
+
+
+def test_an_exact_value_between_others_keeps_them_apart() -> None:
+    x_ND = torch.tensor([-3.0, -2.0, 0.0, 0.0, 2.0, 4.0], dtype=torch.float64)[:, None]
+    transforms = Transforms(["x"], {"x": dequantise(interval=[-1.0, 1.0])}).double()
+    transforms.fit(x_ND)
+    assert torch.allclose(transforms.inverse(transforms(x_ND)), x_ND)
+    with pytest.raises(InputError, match=r"column 'x'.*2 training values in the interval -2 to 1 are not 0"):
+        Transforms(["x"], {"x": dequantise(interval=[-2.0, 1.0])}).fit(torch.cat([x_ND, x_ND[:2]])[1:])
+    with pytest.raises(ValueError, match="1 is not below -1"):
+        dequantise(interval=[1.0, -1.0])

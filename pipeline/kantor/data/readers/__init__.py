@@ -19,17 +19,17 @@ _PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".lz4")
 
 
 def read(file: File, request: Request) -> Iterator[Table]:
-    """Chunks of the wanted columns of one file: column -> float64 (n,), n <= request.rows.
+    """Chunks of the wanted columns of one file: column -> float64 (n, *shape), n <= request.rows.
 
     Raises:
         InputError: the file is missing, truncated or of an unknown kind; a column or table is not there, not numeric
-            or not one number per row; the package that reads this kind of file is not installed.
+            or not of the wanted shape; the package that reads this kind of file is not installed.
     """
     file = file if is_remote(file) else Path(file)
     format = _format(file)
     with readable(file, format):
         for chunk in format.read(file, request):
-            yield {name: numbers(file, name, values) for name, values in chunk.items()}
+            yield {name: numbers(file, name, values, request.shapes.get(name, ())) for name, values in chunk.items()}
 
 
 def _format(file: File) -> Format:

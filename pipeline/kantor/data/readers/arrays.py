@@ -85,7 +85,11 @@ class Arrays:
                 for name in place.fields[1:]:
                     values = values[name]
                 chunk[column] = picked(
-                    self.file, column, values if place.column is None else values[:, place.column], index
+                    self.file,
+                    column,
+                    values if place.column is None else values[:, place.column],
+                    index,
+                    column in request.shapes,
                 )
             yield chunk
 

@@ -1,8 +1,8 @@
 """What every format of files is to the rest: columns in chunks of rows, and what can go wrong with them.
 
-A column is one number per row. Where a file holds several numbers a row under one name (a fixed-size branch, a
-two-dimensional dataset, a list), its elements are the columns `name[0]`, `name[1]`, ...; those of a matrix in each row
-are `name[0][1]`. The fields of a record are `name.field`.
+A column is one number per row, unless an array of some shape is wanted. Where a file holds several numbers a row under
+one name (a fixed-size branch, a dataset of several dimensions, a list), its elements are the columns `name[0]`,
+`name[1]`, ...; those of a matrix in each row are `name[0][1]`. The fields of a record are `name.field`.
 """
 
 import difflib
@@ -10,13 +10,15 @@ import errno
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import numpy as np
 
 from kantor.errors import InputError, KantorError
+from kantor.shapes import Shape, Shapes, shown
 
 Table = dict[str, np.ndarray]
 Index = tuple[int, ...]
@@ -34,19 +36,22 @@ class Request:
     """Which columns of which table to read, at most `rows` rows at a time.
 
     header: the columns of a file that does not name them, CSV without a header line or an array in NPY.
+    shapes: of the columns that are arrays in each row; the others are one number.
     """
 
     columns: tuple[str, ...]
     rows: int
     table: str | None = None
     header: Sequence[str] | None = None
+    shapes: Shapes = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Format:
     """A kind of file.
 
-    read: chunks of the wanted columns, each (n,) with n <= request.rows; their dtype is anyone's.
+    read: chunks of the wanted columns, each (n,) with n <= request.rows, or (n, ...) where an array is wanted, in the
+        shape that the file has; their dtype is anyone's.
     damage: whether an exception is what its library raises for a truncated or damaged file.
     explain: the error to show, where this format knows another cause of an exception.
     packed: whether compressed files are read too; remote: whether addresses are.
@@ -126,14 +131,32 @@ def regrouped(tables: Iterable[Table], rows: int) -> Iterator[Table]:
 # ---------------------------------------------------------------------------------------------- columns and their names
 
 
-def numbers(file: File, name: str, values: np.ndarray) -> np.ndarray:
-    """A column as float64."""
+def numbers(file: File, name: str, values: np.ndarray, shape: Shape = ()) -> np.ndarray:
+    """A column as float64, (n, *shape)."""
     values = np.asarray(values)
-    if values.ndim > 1:
+    if values.ndim > 1 and not shape:
         raise several(file, name, values.shape[1:])
     if values.dtype.kind not in "biuf":
         raise not_numbers(file, name, str(values.dtype), python=values.dtype.kind == "O")
-    return values.astype(np.float64)
+    return _shaped(file, name, values.astype(np.float64), shape)
+
+
+def _shaped(file: File, name: str, values: np.ndarray, shape: Shape) -> np.ndarray:
+    """Arrays of the shape that is wanted; in the file they may be flat, or have axes of size one besides."""
+    there = values.shape[1:]
+    flat = len(there) <= 1 and prod(there) == prod(shape)
+    if not flat and [size for size in there if size > 1] != [size for size in shape if size > 1]:
+        raise misfit(file, name, f"arrays of {shown(there)}" if there else "one number", shape, there)
+    return values.reshape(len(values), *shape)
+
+
+def misfit(file: File, name: str, what: str, shape: Shape, there: Sequence[int] | None = None) -> InputError:
+    """A column whose rows hold something else than arrays of the shape that is wanted."""
+    return InputError(
+        f"column '{name}' holds {what} in each row, not arrays of {shown(shape)}",
+        where=file,
+        cure=f"set its shape to {list(there)}" if there else "check its shape in the configuration",
+    )
 
 
 def not_numbers(file: File, name: str, what: str, python: bool = False) -> InputError:
@@ -207,18 +230,21 @@ def no_table(file: File, table: str | None, tables: Sequence[str]) -> NoReturn:
     raise InputError(f"{what}; the tables are: {', '.join(tables[:_SHOWN]) or 'none'}", where=file, cure=NAME_IT)
 
 
-def picked(file: File, column: str, values: np.ndarray, index: Index) -> np.ndarray:
-    """The element `index` of every row of an array (n, ...); a size of one needs no index."""
+def picked(file: File, column: str, values: np.ndarray, index: Index, array: bool = False) -> np.ndarray:
+    """The element `index` of every row of an array (n, ...), (n,); a size of one needs no index.
+
+    array: whether the element may be an array itself, (n, ...).
+    """
     shape = values.shape[1:]
-    if not index and np.prod(shape) == 1:
+    if not index and np.prod(shape) == 1 and not array:
         return values.reshape(len(values))
-    if len(index) != len(shape):
+    if len(index) > len(shape) or (len(index) < len(shape) and not array):
         if not index:
             raise several(file, column, shape)
         raise InputError(
             f"there is no column '{column}': a row holds {shape or 'one'} values", where=file, cure="mend its index"
         )
-    for position, size in zip(index, shape, strict=True):
+    for position, size in zip(index, shape, strict=False):
         if position >= size:
             raise InputError(
                 f"there is no column '{column}': a row holds {shape} values, counted from 0",

@@ -5,9 +5,22 @@ from typing import Any
 
 import numpy as np
 
-from kantor.data.readers.base import File, Format, Index, Request, Table, jagged, not_numbers, picked, places, several
+from kantor.data.readers.base import (
+    File,
+    Format,
+    Index,
+    Request,
+    Table,
+    jagged,
+    misfit,
+    not_numbers,
+    picked,
+    places,
+    several,
+)
 from kantor.errors import InputError
 from kantor.machine.packages import optional
+from kantor.shapes import Shape
 
 
 def _read(file: File, request: Request) -> Iterator[Table]:
@@ -23,7 +36,7 @@ def _read(file: File, request: Request) -> Iterator[Table]:
                 raise InputError(f"the column '{column}' is there twice", where=file)
         for batch in content.iter_batches(batch_size=request.rows, columns=wanted):
             yield {
-                column: _values(file, column, batch.column(path[0]), path[1:], index)
+                column: _values(file, column, batch.column(path[0]), path[1:], index, request.shapes.get(column, ()))
                 for column, (path, index) in found.items()
             }
 
@@ -41,7 +54,9 @@ def _kind(kind: Any) -> str:
     return str(kind).partition("<")[0]
 
 
-def _values(file: File, column: str, array: Any, fields: tuple[str, ...], index: Index) -> np.ndarray:
+def _values(
+    file: File, column: str, array: Any, fields: tuple[str, ...], index: Index, shape: Shape = ()
+) -> np.ndarray:
     import pyarrow as pa
 
     compute = optional("pyarrow.compute", "parquet", "reading Parquet")
@@ -51,6 +66,11 @@ def _values(file: File, column: str, array: Any, fields: tuple[str, ...], index:
     if pa.types.is_dictionary(kind):
         array = array.dictionary_decode()
         kind = array.type
+    if isinstance(kind, pa.BaseExtensionType):  # such as a tensor of fixed shape
+        array = array.storage
+        kind = array.type
+    if shape:
+        return picked(file, column, _whole(file, column, array, shape), index, array=True)
     if pa.types.is_fixed_size_list(kind):
         return _fixed(file, column, array, index)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
@@ -64,6 +84,31 @@ def _values(file: File, column: str, array: Any, fields: tuple[str, ...], index:
     if index:
         raise InputError(f"there is no column '{column}': a row holds one value", where=file, cure="mend its index")
     return _float64(file, column, array)
+
+
+def _whole(file: File, column: str, array: Any, shape: Shape) -> np.ndarray:
+    """The lists of a column, and the lists in them, as an array (n, ...); a missing one is NaN."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    types, there = pa.types, array.is_valid()
+    sizes: list[int] = []
+    rest = array.filter(there)
+    if not len(rest):
+        return np.full((len(array), *shape), np.nan)
+    while types.is_fixed_size_list(rest.type) or types.is_list(rest.type) or types.is_large_list(rest.type):
+        # A list that is missing among others has no length.
+        lengths = pc.fill_null(pc.call_function("list_value_length", [rest]), 0).to_numpy()
+        low, high = int(lengths.min()), int(lengths.max())
+        if low < high:
+            raise misfit(file, column, f"lists of {low} to {high} values", shape)
+        sizes.append(low)
+        rest = rest.flatten()
+        if not low:
+            break
+    values = np.full((len(array), *sizes), np.nan)
+    values[there.to_numpy(zero_copy_only=False)] = _float64(file, column, rest).reshape(-1, *sizes)
+    return values
 
 
 def _fixed(file: File, column: str, array: Any, index: Index) -> np.ndarray:

@@ -18,6 +18,7 @@ from kantor.data.readers.base import (
     Table,
     elements,
     jagged,
+    misfit,
     no_table,
     not_numbers,
     picked,
@@ -27,6 +28,7 @@ from kantor.data.readers.base import (
 from kantor.errors import InputError
 from kantor.machine.inputs import is_remote
 from kantor.machine.packages import optional
+from kantor.shapes import Shape
 
 _TREES = ["TTree", "TNtuple*", "ROOT::RNTuple", "ROOT::Experimental::RNTuple"]
 # How uproot reads numbers; NoneType is an RNTuple's field.
@@ -57,7 +59,7 @@ def _read(file: File, request: Request) -> Iterator[Table]:
             end = min(begin + request.rows, int(tree.num_entries))
             read = {name: _branch(file, tree, name, begin, end) for name in {place[0] for place, _ in found.values()}}
             yield {
-                column: _values(file, column, read[place[0]], place[1:], index)
+                column: _values(file, column, read[place[0]], place[1:], index, request.shapes.get(column, ()))
                 for column, (place, index) in found.items()
             }
 
@@ -101,7 +103,9 @@ def _branch(file: File, tree: Any, name: str, begin: int, end: int) -> Any:
     return values
 
 
-def _values(file: File, column: str, values: Any, fields: tuple[str, ...], index: Index) -> np.ndarray:
+def _values(
+    file: File, column: str, values: Any, fields: tuple[str, ...], index: Index, shape: Shape = ()
+) -> np.ndarray:
     import awkward as ak
 
     for name in fields:
@@ -116,6 +120,8 @@ def _values(file: File, column: str, values: Any, fields: tuple[str, ...], index
             cure=f"name one of its fields: {', '.join(f'{column}.{name}' for name in ak.fields(values)[:5])}",
         )
     layout = ak.to_packed(values).layout
+    if shape:
+        return picked(file, column, _whole(file, column, layout, shape), index, array=True)
     if isinstance(layout, ak.contents.ListOffsetArray) and not _is_text(layout):
         if len(index) != 1:
             raise several(file, column, (None,))
@@ -124,6 +130,19 @@ def _values(file: File, column: str, values: Any, fields: tuple[str, ...], index
             raise several(file, column, (None,))
         return jagged(np.asarray(layout.offsets), content, index[0])
     return picked(file, column, _plain(file, column, layout), index)
+
+
+def _whole(file: File, column: str, layout: Any, shape: Shape) -> np.ndarray:
+    """Arrays of the same shape in all rows, (n, ...), though the file may store them as lists."""
+    import awkward as ak
+
+    inner = layout
+    while isinstance(inner, ak.contents.ListOffsetArray) and not _is_text(inner):
+        lengths = np.diff(np.asarray(inner.offsets))
+        if len(lengths) and lengths.min() < lengths.max():
+            raise misfit(file, column, f"lists of {lengths.min()} to {lengths.max()} values", shape)
+        inner = inner.content
+    return _plain(file, column, layout)
 
 
 def _plain(file: File, column: str, layout: Any) -> np.ndarray:

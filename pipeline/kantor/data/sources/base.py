@@ -13,7 +13,7 @@ from kantor.results import Column
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some rows of a source in float64: features and conditions by name, each (n,), and weights (n,) if any.
+    """Some rows of a source in float64: features and conditions by name, (n, *shape) each, and weights (n,) if any.
 
     facts: what the generator says of these events, if it says anything; `Source.facts` puts all chunks together.
     """
@@ -53,6 +53,10 @@ class Source(ABC):
     @abstractmethod
     def describe(self) -> str:
         """What the events are, for people."""
+
+    def where(self, piece: int) -> str:
+        """Where the rows of a piece come from, for errors."""
+        return f"piece {piece}"
 
     @abstractmethod
     def origin(self, piece: int) -> Mapping[str, str | int]:

@@ -1,12 +1,15 @@
 """Events from the user's own files: one piece for each file. Staging has resolved patterns in their paths."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from kantor import config
 from kantor.data import readers
 from kantor.data.sources.base import Chunk, Source
 from kantor.machine.inputs import refuse_twice
 from kantor.results import Column
+from kantor.shapes import width
+
+_MOST_NUMBERS = 1 << 24  # of a chunk
 
 
 class Files(Source):
@@ -32,9 +35,11 @@ class Files(Source):
 
     def chunks(self, piece: int) -> Iterator[Chunk]:
         settings = self._settings
-        wanted = settings.features | settings.conditions
+        wanted = {name: _column(of) for name, of in (settings.features | settings.conditions).items()}
         columns = {*wanted.values()} if settings.weight is None else {*wanted.values(), settings.weight}
-        request = readers.Request(tuple(sorted(columns)), self._rows, settings.table, settings.header)
+        rows = max(1, min(self._rows, _MOST_NUMBERS // width(list(wanted), settings.shapes)))
+        shapes = {wanted[name]: shape for name, shape in settings.shapes.items()}
+        request = readers.Request(tuple(sorted(columns)), rows, settings.table, settings.header, shapes)
         for table in readers.read(settings.paths[piece], request):
             weights = None if settings.weight is None else table[settings.weight]
             yield Chunk({name: table[column] for name, column in wanted.items()}, weights)
@@ -46,5 +51,14 @@ class Files(Source):
     def origin(self, piece: int) -> Mapping[str, str | int]:
         return {"source": self._settings.model_copy(update={"paths": [self._settings.paths[piece]]}).canonical()}
 
-    def _columns(self, names: Mapping[str, str]) -> list[Column]:
-        return [Column(name=name, unit=self._settings.units.get(name, "")) for name in names]
+    def where(self, piece: int) -> str:
+        return self._settings.paths[piece]
+
+    def _columns(self, names: Iterable[str]) -> list[Column]:
+        units, shapes = self._settings.units, self._settings.shapes
+        return [Column(name=name, unit=units.get(name, ""), shape=shapes.get(name, ())) for name in names]
+
+
+def _column(settings: str | config.ArrayColumn) -> str:
+    """The column of the file."""
+    return settings if isinstance(settings, str) else settings.column

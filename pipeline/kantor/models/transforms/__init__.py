@@ -2,11 +2,10 @@
 
 Each is a torch module whose fitted values are buffers, so that a model bundle carries them and gradients pass through.
 Fits use weighted moments and quantiles of the weights clipped at zero (negative sWeights have no quantiles).
-Shapes: N rows, D columns.
+Shapes: N rows, D numbers of an event, E transformed ones; E = D unless coordinates have others.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import compress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -14,28 +13,39 @@ from torch import Tensor, nn
 
 from kantor import config
 from kantor.errors import InputError
-from kantor.models.transforms.columns import ColumnTransform, Log, LogDistance, QuantileNormal, Standardise
+from kantor.models.transforms.base import NOTHING, ColumnTransform, Given
+from kantor.models.transforms.columns import Log, LogDistance, QuantileNormal, Standardise
+from kantor.models.transforms.dequantise import Dequantise
+from kantor.models.transforms.shower import Shower
 from kantor.resolution import is_constant
+from kantor.shapes import Shape, Shapes, elements, named, slices, taken, width
 
-__all__ = ["Transforms"]
+__all__ = ["Given", "Transforms"]
 
-_KINDS: dict[type[config.Settings], Callable[[Any, float], ColumnTransform]] = {
+_KINDS: dict[type[config.Settings], Callable[[Any, float, Shape], ColumnTransform]] = {
     config.Standardise: Standardise,
     config.Log: Log,
     config.LogDistance: LogDistance,
     config.QuantileNormal: QuantileNormal,
+    config.Dequantise: Dequantise,
 }
+_MAPS: dict[type[config.Settings], Callable[[Any, Shapes], Shower]] = {config.Shower: Shower}
 
 
 class Transforms(nn.Module):
-    """A chain of transforms for each column, (N, D) as stored to (N, D) transformed and back.
+    """Chains of transforms of columns, and coordinates of several: (N, D) as stored to (N, E) transformed and back.
 
-    A column that is constant in the training rows becomes 0, whatever its chain, and comes back as what it was.
+    Of the E, what the coordinates give comes first, then the other columns in their order.
+
+    What is constant in the training rows becomes 0, whatever its chain, and comes back as what it was; of an array that
+    is each element by itself.
 
     Args:
-        columns: names of the D columns.
+        columns: names of the columns.
         chains: column name -> settings of its chain, in physical units; a column not named is standardised.
         offsets: column name -> by what its stored values are less than the physical ones.
+        shapes: column name -> shape, of those that are arrays.
+        coordinates: settings of maps of several columns, which then have no chain.
     """
 
     constant: Tensor
@@ -46,70 +56,141 @@ class Transforms(nn.Module):
         columns: Sequence[str],
         chains: Mapping[str, Sequence[config.Transform]],
         offsets: Mapping[str, float] | None = None,
+        shapes: Shapes | None = None,
+        coordinates: Sequence[config.Shower] = (),
     ) -> None:
         super().__init__()
         self.columns = tuple(columns)
         self.offsets = dict(offsets or {})
+        self.shapes = dict(shapes or {})
+        self.maps = nn.ModuleList(_MAPS[type(settings)](settings, self.shapes) for settings in coordinates)
+        mapped = {name: [] for each in self._maps for name in each.columns}
+        self.others = tuple(name for name in columns if name not in mapped)
+        chains = {name: mapped.get(name, chains.get(name, [config.Standardise()])) for name in columns}
         self.chains = nn.ModuleList(
-            _chain(chains.get(name, [config.Standardise()]), self.offsets.get(name, 0.0)) for name in columns
+            _chain(chains[name], self.offsets.get(name, 0.0), self.shapes.get(name, ())) for name in columns
         )
-        self.register_buffer("constant", torch.zeros(len(columns), dtype=torch.bool))
-        self.register_buffer("value", torch.zeros(len(columns)))
+        size = width(self.columns, self.shapes)
+        self.size = sum(each.size for each in self._maps) + width(self.others, self.shapes)
+        self.register_buffer("constant", torch.zeros(size, dtype=torch.bool))
+        self.register_buffer("value", torch.zeros(size))
         self.constant_columns: tuple[str, ...] = ()
+        self.has_constants = False
 
-    def fit(self, x_ND: Tensor, weight_N: Tensor | None = None) -> None:
-        """Fit every chain on training rows (float64 arithmetic).
+    @property
+    def elements(self) -> list[str]:
+        """A name for each of the D numbers."""
+        return elements(self.columns, self.shapes)
+
+    def fit(self, x_ND: Tensor, weight_N: Tensor | None = None, given: Given = NOTHING) -> None:
+        """Fit every chain on training rows (float64 arithmetic), and every map.
 
         Raises:
             InputError: a column holds values its transform does not accept; names the column.
         """
         weight_N = torch.ones(len(x_ND)) if weight_N is None else weight_N.clamp(min=0)
-        weight_N, x_ND = weight_N.double(), x_ND.double()
+        weight_N = weight_N.double()
+        places = slices(self.columns, self.shapes)
         if self.columns:
-            present_ND = x_ND[weight_N > 0]
-            self.constant.copy_(is_constant(present_ND.amin(0), present_ND.amax(0)))
+            present_ND = x_ND if (weight_N > 0).all() else x_ND[weight_N > 0]
+            self.constant.copy_(is_constant(present_ND.amin(0).double(), present_ND.amax(0).double()))
             self.value.copy_(present_ND[0])
-        self.constant_columns = tuple(compress(self.columns, self.constant.tolist()))
-        for name, chain, x_N in self._columns(x_ND):
+        self.constant_columns = tuple(name for name, place in places.items() if self.constant[place].all())
+        values = self.values(x_ND)
+        for each in self._maps:
+            each.fit({name: values[name] for name in each.columns}, weight_N, given)
+            for name in each.columns:
+                # A map knows for itself what never varies.
+                self.constant[places[name]] = False
+        self.has_constants = bool(self._steady_outputs.any())
+        for name, chain, x_N in self._columns(x_ND, places):
+            x_N = x_N.double()
             for transform in chain:
                 try:
                     transform.fit(x_N, weight_N)
                 except InputError as error:
                     raise InputError(error.what, where=f"column '{name}'", cure=error.cure) from error
-                x_N = transform(x_N)
+                x_N = transform(x_N, given)
 
-    def forward(self, x_ND: Tensor) -> Tensor:
+    def forward(self, x_ND: Tensor, given: Given = NOTHING) -> Tensor:
         """Stored to transformed."""
-        columns = []
-        for _, chain, x_N in self._columns(x_ND):
+        values = self.values(x_ND) if self._maps else {}
+        columns = [each({name: values[name] for name in each.columns}, given).to(x_ND.dtype) for each in self._maps]
+        for _, chain, x_N in self._columns(x_ND, slices(self.columns, self.shapes)):
             for transform in chain:
-                x_N = transform(x_N)
+                x_N = transform(x_N, given)
             columns.append(x_N)
-        return torch.where(self.constant, 0.0, torch.stack(columns, dim=-1)) if columns else x_ND
+        return self.steady(_joined(columns)) if columns else x_ND
 
-    def inverse(self, y_ND: Tensor) -> Tensor:
+    def inverse(self, y_ND: Tensor, given: Given = NOTHING) -> Tensor:
         """Transformed to stored."""
         if not self.columns:
             return y_ND
-        columns = []
         # Before the chains too, so that no overflow there turns a vanishing gradient into NaN.
-        for _, chain, y_N in self._columns(torch.where(self.constant, 0.0, y_ND)):
+        y_ND = self.steady(y_ND)
+        columns: dict[str, Tensor] = {}
+        begin = 0
+        for each in self._maps:
+            physical = each.inverse(y_ND[:, begin : begin + each.size], given)
+            columns |= {
+                name: (values - self.offsets.get(name, 0.0)).to(y_ND.dtype) for name, values in physical.items()
+            }
+            begin += each.size
+        places = {
+            name: slice(begin + place.start, begin + place.stop)
+            for name, place in slices(self.others, self.shapes).items()
+        }
+        for name, chain, y_N in self._columns(y_ND, places):
             for transform in reversed(chain):
-                y_N = transform.inverse(y_N)
-            columns.append(y_N)
-        return torch.where(self.constant, self.value, torch.stack(columns, dim=-1))
+                y_N = transform.inverse(y_N, given)
+            columns[name] = y_N
+        return torch.where(self.constant, self.value, _joined([columns[name] for name in self.columns]))
 
-    def physical(self, y_ND: Tensor) -> dict[str, Tensor]:
-        """The physical values of transformed columns by name, (N,) each, float64 where there is an offset."""
-        stored = dict(zip(self.columns, self.inverse(y_ND).unbind(-1), strict=True))
+    def steady(self, y_ND: Tensor) -> Tensor:
+        """Transformed rows with 0 for what is constant."""
+        return torch.where(self._steady_outputs, 0.0, y_ND)
+
+    @property
+    def _steady_outputs(self) -> Tensor:
+        """Which of the E are constant."""
+        if not self._maps:
+            return self.constant
+        places = slices(self.columns, self.shapes)
+        return torch.cat(
+            [*(each.constant for each in self._maps), *(self.constant[places[name]] for name in self.others)]
+        )
+
+    @property
+    def _maps(self) -> list[Shower]:
+        return cast(list[Shower], list(self.maps))
+
+    def values(self, x_ND: Tensor) -> dict[str, Tensor]:
+        """The physical values of stored columns by name, (N, *shape) each, float64 where there is an offset."""
+        stored = named(x_ND, self.columns, self.shapes)
         return stored | {name: stored[name].double() + offset for name, offset in self.offsets.items()}
 
-    def _columns(self, x_ND: Tensor) -> list[tuple[str, list[ColumnTransform], Tensor]]:
-        chains = [cast(list[ColumnTransform], list(cast(nn.ModuleList, chain))) for chain in self.chains]
-        return list(zip(self.columns, chains, x_ND.unbind(-1), strict=True))
+    def physical(self, y_ND: Tensor, given: Given = NOTHING) -> dict[str, Tensor]:
+        """The physical values of transformed columns by name, (N, *shape) each, float64 where there is an offset."""
+        return self.values(self.inverse(y_ND, given))
+
+    def _columns(
+        self, x_ND: Tensor, places: Mapping[str, slice]
+    ) -> Iterator[tuple[str, list[ColumnTransform], Tensor]]:
+        """Columns that have a chain: name, chain, numbers (N, *shape), which stand at `places`."""
+        for name, chain in zip(self.columns, self.chains, strict=True):
+            if name in self.others:
+                transforms = cast(list[ColumnTransform], list(cast(nn.ModuleList, chain)))
+                yield name, transforms, taken(x_ND, places[name], self.shapes.get(name, ()))
 
 
-def _chain(chain: Sequence[config.Transform], offset: float) -> nn.ModuleList:
+def _joined(columns: Sequence[Tensor]) -> Tensor:
+    """Columns (N, *shape) side by side, (N, D)."""
+    return torch.cat([column.reshape(len(column), -1) for column in columns], dim=-1)
+
+
+def _chain(chain: Sequence[config.Transform], offset: float, shape: Shape) -> nn.ModuleList:
     """Makes of stored values what the settings make of physical ones."""
-    shifts = [offset, *[0.0] * (len(chain) - 1)]  # only the first one sees them
-    return nn.ModuleList(_KINDS[type(settings)](settings, shift) for settings, shift in zip(chain, shifts, strict=True))
+    shifts = [offset, *[0.0] * len(chain)][: len(chain)]  # only the first one sees them
+    return nn.ModuleList(
+        _KINDS[type(settings)](settings, shift, shape) for settings, shift in zip(chain, shifts, strict=True)
+    )
