@@ -112,7 +112,7 @@ def _rule(name: str, **parts: Callable[..., Any]) -> Any:
 
 def _plain(inputs: Sequence[object]) -> bool:
     """Whether a call is what it looks like: nobody records it, and its tensors are nothing but tensors."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack():
+    if torch.compiler.is_compiling() or torch._C._is_tracing() or torch._C._len_torch_dispatch_stack():
         return False
     return all(type(value) in _TENSORS for value in inputs if isinstance(value, Tensor))
 

@@ -191,7 +191,7 @@ def test_who_looks_into_a_call_sees_operators() -> None:
     """Otherwise the dispatch is left out, and the result is the same to the bit."""
     x, y = torch.randn(20, 3, requires_grad=True), torch.randn(30, 3)
 
-    def found() -> tuple[Tensor, Tensor]:
+    def found() -> tuple[Tensor, ...]:
         value = energy_distance(x, y)
         return value.detach(), *torch.autograd.grad(value, x)
 
