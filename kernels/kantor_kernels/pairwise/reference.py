@@ -6,6 +6,8 @@ Shapes: B batch, N rows of x, M rows of y, D features.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -73,35 +75,39 @@ def kernel_slope(
 
 
 def kernel_witness(
-    x_MD: Tensor, y_MD: Tensor, a_M: Tensor | None, b_M: Tensor | None, at_PD: Tensor, rows: int, kernel: Kernel
+    x_MD: Tensor,
+    y_MD: Tensor,
+    a_M: Tensor | None,
+    b_M: Tensor | None,
+    at_PD: Tensor,
+    rows: int,
+    kernel: Kernel,
+    potential: Callable[..., Tensor] = kernel_potential,
+    slope: Callable[..., Tensor] = kernel_slope,
 ) -> tuple[Tensor, Tensor]:
-    """(MMD^2's share of the first rows, slope of the witness at the points) as of the function of this name."""
-    xx, yy, xy, a_M, b_M = pair_totals(x_MD, a_M, b_M)
-    apart_RM = 1 - torch.eye(rows, len(x_MD), dtype=x_MD.dtype, device=x_MD.device)
+    """(MMD^2's share of the first rows, slope of the witness at the points) as of the function of this name.
 
-    def total(own_RD: Tensor, other_MD: Tensor, u_R: Tensor, w_M: Tensor) -> Tensor:
-        return (u_R[:, None] * w_M * apart_RM * kernel_matrix(own_RD, other_MD.detach(), kernel)).sum()
+    Args:
+        potential, slope: `kernel_potential` and `kernel_slope`, by whichever backend.
+    """
+    a_M, b_M = _weights(a_M, x_MD), _weights(b_M, x_MD)
+    options = {"kernel": kernel, "normalise": False, "skip_diagonal": True}
 
-    x_RD, y_RD, a_R, b_R = x_MD[:rows], y_MD[:rows], a_M[:rows], b_M[:rows]
-    value = total(x_RD, x_MD, a_R, a_M) / xx + total(y_RD, y_MD, b_R, b_M) / yy
-    value = value - (total(x_RD, y_MD, a_R, b_M) + total(y_RD, x_MD, b_R, a_M)) / xy
+    def mean(own_MD: Tensor, other_MD: Tensor, u_M: Tensor, w_M: Tensor) -> Tensor:
+        sums_R = potential(own_MD[:rows], other_MD.detach(), w_M, **options)
+        return (u_M[:rows] * sums_R).sum() / (u_M.sum() * w_M.sum() - (u_M * w_M).sum())
+
+    value = mean(x_MD, x_MD, a_M, a_M) + mean(y_MD, y_MD, b_M, b_M)
+    value = value - mean(x_MD, y_MD, a_M, b_M) - mean(y_MD, x_MD, b_M, a_M)
     # A pair's other end is held constant where it is met, so what flows back here is half of the gradient.
     value = 2 * value - value.detach()
     if len(at_PD) == 0:
         return value, torch.zeros_like(at_PD)
-    near_PD = kernel_slope(at_PD, x_MD, a_M, kernel, normalise=False, skip_diagonal=True)
-    far_PD = kernel_slope(at_PD, y_MD, b_M, kernel, normalise=False, skip_diagonal=True)
-    return value, near_PD / (a_M.sum() - a_R)[:, None] - far_PD / (b_M.sum() - b_R)[:, None]
 
+    def pull(other_MD: Tensor, w_M: Tensor) -> Tensor:
+        return slope(at_PD, other_MD, w_M, **options) / (w_M.sum() - w_M[:rows]).unsqueeze(-1)
 
-def pair_totals(x_MD: Tensor, a_M: Tensor | None, b_M: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Sums of a_i a_j, b_i b_j and a_i b_j over i != j, and the weights."""
-    a_M, b_M = _weights(a_M, x_MD), _weights(b_M, x_MD)
-
-    def total(u_M: Tensor, w_M: Tensor) -> Tensor:
-        return u_M.sum() * w_M.sum() - (u_M * w_M).sum()
-
-    return total(a_M, a_M), total(b_M, b_M), total(a_M, b_M), a_M, b_M
+    return value, pull(x_MD, a_M) - pull(y_MD, b_M)
 
 
 def self_energy(y_MD: Tensor, weight_M: Tensor | None, kernel: Kernel, estimator: str) -> Tensor:
