@@ -71,6 +71,10 @@ class _Comparison:
     def compare(self, real_BO: Tensor, fake_BO: Tensor, between_BO: Tensor) -> tuple[Tensor, Tensor]:
         x_NO, y_NO = gathered(real_BO), gathered(fake_BO)
         weights = _joined_weights(self.batch)
+        for w_N in weights:
+            if w_N is not None:
+                # The slope at a point is divided by the weights of all rows but its own.
+                check_total(w_N.sum() - w_N, w_N.abs().sum())
         found = kernel_witness(x_NO, y_NO, *weights, at=between_BO, rows=len(real_BO), kernel=self.kernel)
         return world_size() * found.mmd, found.slope
 
@@ -140,14 +144,15 @@ def _joined_weights(batch: Batch) -> tuple[Tensor | None, Tensor | None]:
     """Weights of real and generated rows of all ranks, this one's first; None where all are equal.
 
     Raises:
-        TrainingError: the weights of pairs add up to nothing.
+        TrainingError: the weights of rows or of pairs add up to nothing.
     """
     if batch.weights is None and batch.generated_weights is None:
         return None, None
     a_N, b_N = (gathered(weights_B) for weights_B in pair_weights(batch))
+    for w_N in (a_N, b_N):
+        check_total(w_N.sum(), w_N.abs().sum())
     for u_N, w_N in ((a_N, a_N), (b_N, b_N), (a_N, b_N)):
         check_total(*_pair_totals(u_N, w_N))
-        check_total(w_N.sum() - w_N, w_N.abs().sum())
     return a_N, b_N
 
 

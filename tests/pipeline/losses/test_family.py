@@ -328,12 +328,15 @@ def test_all_pairs_scatter_less_than_partners() -> None:
     assert spreads[1] < spreads[0] / 2
 
 
-def test_pair_weights_that_add_up_to_nothing_are_an_error() -> None:
+@pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0, -3.0], [1.0, -1.0, 1.0, -1.0]])
+@pytest.mark.parametrize("conditional", [False, True], ids=["unconditional", "conditional"])
+def test_pair_weights_that_add_up_to_nothing_are_an_error(conditional: bool, weights: list[float]) -> None:
     b = samples(0.5, rows=4)
-    weights = torch.tensor([1.0, 1.0, 1.0, -3.0], dtype=torch.float64)
+    conditions = b.real[:, : int(conditional)]
+    weights_B = torch.tensor(weights, dtype=torch.float64)
     with pytest.raises(TrainingError, match="add up to zero"):
         make_objective(config.EnergyMatching(kind="energy")).generator_loss(
-            Joint(), Batch(b.real, b.fake, b.conditions, weights, b.eps)
+            Joint(), Batch(b.real, b.fake, conditions, weights_B, b.eps)
         )
 
 
