@@ -158,11 +158,12 @@ class Victim:
     def _place(self) -> Path:
         return self.trainings.cluster.small / f"model-{time.monotonic_ns()}"
 
-    def running(self) -> Moment:
-        """A moment of it in a job, past a checkpoint of this job."""
+    def running(self, *options: str) -> Moment:
+        """A moment of it in a job (one it has, or a new one with these options), past a checkpoint of this job."""
         self._look()
+        assert self.job is None or not options
         if self.job is None:
-            self.start()
+            self.start(*options)
         now = self.trainings.until(self.out, self.job, 1, checkpoint=Moment.of(self.out).checkpoint + INTERVAL)
         assert now.step < STEPS
         return now
@@ -276,10 +277,9 @@ def test_scancel_saves_a_checkpoint_and_ends_the_job(victim: Victim) -> None:
 
 
 def test_the_time_limit_puts_the_job_back_into_the_queue(victim: Victim) -> None:
-    victim.stopped()
+    victim.rest()
     # Minutes, long enough for Ray to start.
-    victim.start(f"--time={math.ceil(2 * (victim.start_took or victim.pair.took) / 60)}")
-    victim.running()
+    victim.running(f"--time={math.ceil(2 * (victim.start_took or victim.pair.took) / 60)}")
     job = victim.job
     with victim.trainings.held():  # until the time to stop has come, however fast this machine is
         time.sleep(max(0.0, job.deadline + 1 - time.time()))
