@@ -30,7 +30,7 @@ rule train:
         "<benchmarks>/train/{training}/seed{seed}.jsonl"
     threads: 2
     resources:
-        worker_threads=1,
+        worker_threads=lambda wildcards, threads: threads,
         nodes=1,
         scratch="auto",
     params:

@@ -79,7 +79,7 @@ def _stage(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from kantor.launch.ray_train import launch
+    from kantor.launch.training import launch
     from kantor.training.job import Job
 
     launch(
@@ -280,14 +280,20 @@ def _parser() -> argparse.ArgumentParser:
         "--processes", type=int, default=cpus, metavar="N", help="processes per rank (default: all CPUs)"
     )
 
-    train = command("train", _train, "Train one model with Ray Train; run again, an interrupted training resumes.")
+    train = command(
+        "train",
+        _train,
+        "Train one model, on several workers with Ray Train; run again, an interrupted training resumes.",
+    )
     settings(train)
     train.add_argument("--training", required=True, metavar="NAME")
     train.add_argument("--seed", type=int, default=1, metavar="K")
     train.add_argument("--manifest", required=True, type=Path, metavar="FILE", help="manifest.json of the dataset")
     train.add_argument("--out", required=True, type=Path, metavar="DIR")
-    train.add_argument("--workers", type=int, default=2, metavar="N", help="data-parallel ranks (default: 2)")
-    train.add_argument("--threads", type=int, default=1, metavar="N", help="threads per worker (default: 1)")
+    train.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="data-parallel ranks (default: 1, without Ray)"
+    )
+    train.add_argument("--threads", type=int, default=2, metavar="N", help="threads per worker (default: 2)")
     train.add_argument("--gpus", action="store_true", help="one GPU for each worker, with NCCL")
     train.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes that share the workers (default: 1)")
     train.add_argument(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 STAGES = {
     "stage": "kantor.data.staging",
-    "train": "kantor.launch.ray_train",
+    "train": "kantor.launch.training",
     "validate": "kantor.validation.compare",
     "report": "kantor.report.page",
     "benchmark": "kantor.benchmark.scaling",

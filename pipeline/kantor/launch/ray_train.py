@@ -1,91 +1,47 @@
-"""Launching a training with Ray Train: the only module that knows Ray."""
+"""A training on Ray Train's workers: the only module that knows Ray."""
 
 import json
 import logging
 import os
-import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kantor.data.manifest import Manifest
 from kantor.errors import InputError, Interrupted, KantorError, TrainingError
 from kantor.launch.address import ray_address
+from kantor.launch.stopping import stopping
 from kantor.machine.files import explained, write_text
-from kantor.machine.progress import Progress, log
-from kantor.machine.signals import Told, stopped_before
-from kantor.training.assembly import check_columns
-from kantor.training.feed import check_batch
+from kantor.machine.progress import log
+from kantor.machine.signals import Told
 from kantor.training.job import Job
-from kantor.training.state import Checkpoints
-from kantor.training.worker import check_autocast, read_rows, work
+from kantor.training.worker import work
 
 # A worker that dies is started again this often; it resumes from the latest checkpoint.
 _RESTARTS = 3
 # How long a Ray cluster may take to have what the workers need, and a Ray of our own [s].
 _PATIENCE, _PATIENCE_LOCAL = 120.0, 20.0
-# How long the last launch of this training may take to end [s].
-_PATIENCE_LOCKED = 20.0
 _ERRORS = {kind.__name__: kind for kind in (InputError, TrainingError, Interrupted)}
 
 
-def launch(job: Job) -> None:
+def fit(job: Job, told: Told) -> None:
     """Train `job` with Ray Train's TorchTrainer (data parallel: gloo on CPUs, NCCL on GPUs) and wait for the model.
 
     A Ray cluster that is asked for is used (see `ray_address`); otherwise one is started on this machine for this
-    training alone. SIGTERM and SIGUSR2 ask for a checkpoint and a stop.
+    training alone. `told` is asked while the workers are not there.
 
     Raises:
-        InputError: the data or configuration cannot be used; said before Ray is started where possible.
+        InputError: the data or configuration cannot be used, or Ray.
         TrainingError: the training failed for good.
-        Interrupted: stopped with a checkpoint; the same call goes on from there.
+        Interrupted: stopped with a checkpoint.
     """
-    # Workers run in directories of their own.
-    job = replace(job, manifest=job.manifest.absolute(), out=job.out.absolute())
-    manifest = Manifest.read(job.manifest)
-    check_columns(job.settings, manifest)
-    check_batch(job.settings.batch, manifest.split.train, job.workers, job.settings.critic.minibatch_std)
-    check_autocast(job, gpus=job.gpus)
-    _check_nodes(job)
-    checkpoints = Checkpoints(job.checkpoints, job.settings.keep_checkpoints)
-    told = Told(stopped_before("the workers were there"))
-    with _on_signal(told), checkpoints.locked("launched", patience=_PATIENCE_LOCKED):
-        for left_over in (job.stop_request, job.failure):
-            left_over.unlink(missing_ok=True)
-        shutil.rmtree(job.notes, ignore_errors=True)
-        write_text(job.reserve, " " * 4096)
-        on = f" on {job.nodes} nodes" if job.nodes > 1 else ""
-        log.info(f"training {job.name}, seed {job.seed}: starting Ray with {job.workers} workers{on}")
-        with _progress(job):
-            _fit(job, ray_address(job.ray_address), told)
-        checkpoints.remove()
-
-
-def _check_nodes(job: Job) -> None:
-    """Raise `InputError` where the workers cannot be shared evenly by the nodes, or there is but one node."""
-    where = f"training '{job.name}'"
-    if job.workers % job.nodes:
-        raise InputError(
-            f"{job.workers} workers cannot be shared evenly by {job.nodes} nodes",
-            where=where,
-            cure="make --workers a multiple of --nodes",
-        )
-    if job.nodes > 1 and not (job.ray_address or "RAY_ADDRESS" in os.environ):
-        raise InputError(
-            f"{job.nodes} nodes need a Ray cluster, and neither RAY_ADDRESS nor --ray-address names one",
-            where=where,
-            cure="in a SLURM job: slurm/ray_train.sh NODES CPUS kantor train ...",
-        )
-
-
-def _fit(job: Job, address: str, told: Told) -> None:
+    address = ray_address(job.ray_address)
+    job.failure.unlink(missing_ok=True)
+    write_text(job.reserve, " " * 4096)
+    on = f" on {job.nodes} nodes" if job.nodes > 1 else ""
+    log.info(f"training {job.name}, seed {job.seed}: starting Ray with {job.workers} worker(s){on}")
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -111,7 +67,7 @@ def _fit(job: Job, address: str, told: Told) -> None:
             ),
         )
         try:
-            with _on_signal(partial(_ask_to_stop, job.stop_request)):
+            with stopping(job):
                 told.check()
                 trainer.fit()
         except Interrupted:
@@ -261,63 +217,6 @@ def _raise_failure(path: Path) -> None:
     if path.exists():
         failure = json.loads(path.read_text(encoding="utf-8"))
         raise _ERRORS[failure.pop("kind")](**failure)
-
-
-def _ask_to_stop(stop_request: Path, number: int, _: object) -> None:
-    """Ray runs the training in threads of other processes, where signals cannot be handled: a file tells them."""
-    log.info(f"{signal.Signals(number).name}: saving a checkpoint and stopping")
-    stop_request.touch()
-
-
-@contextmanager
-def _on_signal(handle: Callable[[int, Any], None]) -> Iterator[None]:
-    """On SIGTERM and SIGUSR2."""
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGUSR2)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _progress(job: Job, every: float = 1.0) -> Iterator[None]:
-    """Show how far the workers are, as they write it to the metrics, and what they log."""
-    done = threading.Event()
-    said: set[str] = set()
-
-    def repeat() -> None:
-        for notes in sorted(job.notes.glob("*.txt")):
-            for line in notes.read_text(encoding="utf-8").split("\n")[:-1]:
-                if line not in said:  # ranks may say the same
-                    said.add(line)
-                    log.info(line)
-
-    def watch() -> None:
-        progress: Progress | None = None
-        note = ""
-        while not done.wait(every):
-            repeat()
-            rows = read_rows(job.metrics) if job.metrics.exists() else []
-            if not rows:
-                continue
-            if progress is None:
-                progress = Progress(f"training {job.name}, seed {job.seed}", job.settings.steps, done=rows[-1].step)
-            evaluated = [row for row in rows if row.energy_distance is not None]
-            distance = f", energy distance {evaluated[-1].energy_distance:.2e}" if evaluated else ""
-            note = f"(critic distance {rows[-1].distance:.3g}{distance})"
-            progress.update(rows[-1].step, note)
-        repeat()
-        if progress is not None:
-            progress.close(note)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        done.set()
-        watcher.join()
 
 
 _QUIET = {

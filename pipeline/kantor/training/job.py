@@ -32,8 +32,8 @@ class Job:
     manifest: Path
     out: Path
     fingerprint: str
-    workers: int = 2
-    threads: int = 1
+    workers: int = 1
+    threads: int = 2
     gpus: bool = False
     nodes: int = 1
     scratch: str = "auto"

@@ -181,9 +181,9 @@ def _forget_rows_after(metrics: Path, step: int) -> None:
         write_text(metrics, "".join(row.model_dump_json() + "\n" for row in rows))
 
 
-def read_rows(metrics: Path) -> list[TrainingRow]:
-    """The rows of a metrics.jsonl; a last line cut short by a killed writer is left out."""
-    lines = metrics.read_text(encoding="utf-8").split("\n")[:-1]
+def read_rows(metrics: Path, start: int = 0) -> list[TrainingRow]:
+    """The rows of a metrics.jsonl from `start` on; a last line cut short by a killed writer is left out."""
+    lines = metrics.read_text(encoding="utf-8").split("\n")[start:-1]
     return [TrainingRow.model_validate_json(line) for line in lines]
 
 

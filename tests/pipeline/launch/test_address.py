@@ -74,7 +74,7 @@ def test_a_long_temporary_directory_is_said_in_doctor_s_words(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     command = [sys.executable, "-m", "kantor.cli", "train", "--training", "t", "--settings", small_training.canonical()]
     done = subprocess.run(
-        [*command, "--manifest", str(weighted_manifest), "--out", str(tmp_path / "out"), "--workers", "1"],
+        [*command, "--manifest", str(weighted_manifest), "--out", str(tmp_path / "out"), "--workers", "2"],
         capture_output=True,
         text=True,
         check=False,

@@ -1,4 +1,4 @@
-"""Real Ray Train: two workers, killed workers and drivers, bad input, stopping in time."""
+"""Real trainings, with Ray Train and without: killed workers and drivers, bad input, stopping in time."""
 
 import os
 import re
@@ -14,8 +14,11 @@ import pytest
 import torch
 
 from kantor.config import Training
+from kantor.errors import TrainingError
+from kantor.launch.training import launch
 from kantor.models.bundle import Bundle
 from kantor.results import TrainingRun
+from kantor.training.job import Job
 from kantor.training.worker import read_rows
 
 pytestmark = pytest.mark.slow
@@ -37,12 +40,28 @@ def straight(settings: Training, weighted_manifest: Path, tmp_path_factory: pyte
     return out
 
 
-def start(settings: Training, manifest: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
+def start(
+    settings: Training, manifest: Path, out: Path, *more: str, workers: int = 2, **environment: str
+) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "kantor.cli", "train", "--training", "small", "--settings", settings.canonical()]
     out.mkdir(parents=True, exist_ok=True)
     with (out / "output.txt").open("ab") as file:
         return subprocess.Popen(
-            [*command, "--manifest", str(manifest), "--out", str(out), *more], stdout=file, stderr=subprocess.STDOUT
+            [
+                *command,
+                "--manifest",
+                str(manifest),
+                "--out",
+                str(out),
+                "--workers",
+                str(workers),
+                "--threads",
+                "1",
+                *more,
+            ],
+            env=os.environ | environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
         )
 
 
@@ -176,3 +195,50 @@ def test_bad_data_found_by_the_workers_ends_with_2(settings: Training, weighted_
     wrong = Training.model_validate(settings.model_dump() | {"transforms": {"response": [{"kind": "log"}]}})
     assert start(wrong, weighted_manifest, tmp_path).wait(timeout=300) == 2, output(tmp_path)
     assert "column 'response': log:" in output(tmp_path)
+
+
+def test_one_worker_needs_no_ray_and_has_the_bits_of_ray_s(
+    settings: Training, weighted_manifest: Path, tmp_path: Path
+) -> None:
+    rays, here = tmp_path / "ray", tmp_path / "here"
+    process = start(settings, weighted_manifest, rays, "--ray-address", "local", workers=1)
+    assert process.wait(timeout=300) == 0, output(rays)
+    assert "starting Ray with 1 worker(s)" in output(rays)
+
+    # A Ray could not start below such a directory.
+    process = start(settings, weighted_manifest, here, workers=1, RAY_TMPDIR="/" + "long/" * 30)
+    wait_for_step(process, here, 60)
+    assert not psutil.Process(process.pid).children(recursive=True)
+    again = start(settings, weighted_manifest, here, workers=1)
+    process.send_signal(signal.SIGSTOP)
+    assert again.wait(timeout=120) == 2, output(here)
+    assert "another process is training this model" in output(here)
+    process.kill()
+    process.wait()
+
+    process = start(settings, weighted_manifest, here, workers=1)
+    wait_for_step(process, here, 160)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 75, output(here)
+    assert "SIGTERM: saving a checkpoint and stopping" in output(here)
+    assert "cure: run the same command again to go on" in output(here)
+
+    assert start(settings, weighted_manifest, here, workers=1).wait(timeout=300) == 0, output(here)
+    assert TrainingRun.read(here / "run.json").attempts == 3
+    assert "critic distance" in output(here)
+    assert_same_model(rays, here)
+
+
+def test_a_fault_of_ours_in_this_process_is_one_line_and_a_file(
+    settings: Training, weighted_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("by chance")
+
+    monkeypatch.setattr("kantor.launch.training.work", broken)
+    job = Job("small", 1, settings, weighted_manifest, tmp_path, fingerprint="")
+    with pytest.raises(TrainingError, match="failed with ZeroDivisionError: by chance") as error:
+        launch(job)
+    report = tmp_path / ".checkpoints" / job.key / "traceback.txt"
+    assert f"report it with {report}" in str(error.value)
+    assert "in broken" in report.read_text()
