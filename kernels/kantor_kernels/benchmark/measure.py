@@ -19,7 +19,7 @@ from kantor_kernels.benchmark.rows import Row
 LEAST_ROUNDS, MOST_ROUNDS = 5, 100
 # Memory that a contender may take of what is free.
 MEMORY_SHARE = 0.7
-_PACKAGES = ("torch", "triton", "numba", "numpy", "geomloss", "pykeops", "kantor", "kantor-kernels")
+_PACKAGES = ("torch", "triton", "numba", "numpy", "geomloss", "pykeops", "jax", "kantor", "kantor-kernels")
 
 
 @dataclass(frozen=True)

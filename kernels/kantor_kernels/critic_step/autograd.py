@@ -27,10 +27,25 @@ def with_gradients(
     return result
 
 
+def hand_out(loss: Tensor) -> bool:
+    """Set the gradients that `with_gradients` has given a loss, as its `backward()` would, past autograd and all hooks.
+
+    Returns:
+        Whether it is such a loss, and still has them; if not, nothing is done.
+    """
+    known: Any = loss.grad_fn
+    if getattr(type(known), "_forward_cls", None) is not _KnownGradients or known.gradients is None:
+        return False
+    gradients, known.gradients = known.gradients, None
+    for parameter, gradient in zip(known.parameters, gradients, strict=True):
+        parameter.grad = gradient
+    return True
+
+
 class _KnownGradients(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, loss: Tensor, gradients: list[Tensor], once: bool, *parameters: Tensor) -> Tensor:
-        ctx.gradients, ctx.once = gradients, once
+        ctx.gradients, ctx.once, ctx.parameters = gradients, once, parameters
         return loss.clone()
 
     @staticmethod

@@ -1,13 +1,13 @@
 """The benchmark of a whole generator step: critic updates, generator update, average; nothing that waits for a disk."""
 
 import copy
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn, optim
 
+from kantor.benchmark import jax_step
 from kantor.config import Training
 from kantor.losses import Objective, make_objective
 from kantor.models.features import CriticFeatures
@@ -22,6 +22,7 @@ from kantor_kernels.testing import assert_close
 
 Draw = Callable[[], tuple[Tensor, Tensor, Tensor]]
 OPERATION = "training_step"
+_JAX = "JAX"
 ROWS = 60_000
 N_CRITIC = 5
 
@@ -47,10 +48,17 @@ class StepCase(Case):
     def shape(self) -> str:
         return f"B = {self.size}, D = {self.features}"
 
+    @property
+    def objective(self) -> dict[str, object]:
+        """As a configuration has it."""
+        return {"kind": "wgan_gp"}
+
     def contenders(self, device: torch.device) -> list[Contender]:
-        """Kantor's loop, and the step as most public code has it; both with PyTorch's fused Adam."""
+        """Kantor's loop, the step as most public code has it, both with PyTorch's fused Adam, and the step in JAX."""
         ours = self.training(device, "float32")
         rows = self._rows(device, torch.float32).real
+        missing = jax_step.missing() or ("" if device.type == "cpu" else "measured on CPUs alone")
+        jax = None if missing else self._jax(ours.state, rows)
 
         def draw() -> tuple[Tensor, Tensor, Tensor]:
             index = torch.randint(ROWS, (self.size,), device=device)
@@ -61,28 +69,38 @@ class StepCase(Case):
         return [
             Contender("kantor", True, ours.step),
             Contender("double backward", False, lambda: theirs.step(draw)),
+            Contender(_JAX, False, (lambda: ()) if jax is None else jax.step, missing=missing),
         ]
 
     def check(self, contender: Contender, device: torch.device) -> None:
         """In float64, from the same start on the same batches, both end with the same weights."""
         contender.call()
         ours = self.training(device, "float64")
-        theirs = _Eager(ours.state)
         feed = self._feed(device, torch.float64)
-        updates = itertools.count()
-
-        def draw() -> tuple[Tensor, Tensor, Tensor]:
-            update = next(updates)
-            return feed.rows(update).real, feed.noise(update), feed.eps(update)
-
+        batches = [(feed.rows(k).real, feed.noise(k), feed.eps(k)) for k in range(self.updates)]
+        if contender.name == _JAX:
+            theirs = self._jax(ours.state, feed.rows(0).real).step_on(batches)
+        else:
+            eager = _Eager(ours.state)
+            drawn = iter(batches)
+            eager.step(lambda: next(drawn))
+            theirs = (list(eager.critic.parameters()), list(eager.generator.parameters()))
         ours.step()
-        theirs.step(draw)
-        for name, mine, other in (
-            ("critic", ours.state.critic, theirs.critic),
-            ("generator", ours.state.generator, theirs.generator),
-        ):
-            for one, two in zip(mine.parameters(), other.parameters(), strict=True):
-                assert_close(name, one, two, rtol=1e-6, atol=1e-8)
+        _assert_same(ours.state, theirs)
+
+    def _jax(self, state: State, rows: Tensor) -> jax_step.JaxStep:
+        assert isinstance(state.critic, PerceptronCritic)
+        assert isinstance(state.generator, PerceptronGenerator)
+        return jax_step.JaxStep(
+            state.critic.layers,
+            state.generator.layers,
+            state.critic_optimiser,
+            state.generator_optimiser,
+            rows,
+            size=self.size,
+            latent=self.latent,
+            updates=self.updates,
+        )
 
     def training(self, device: torch.device, precision: str, rank: int = 0, world: int = 1) -> "Ours":
         """A training of Kantor's own, at its start, on a rank's part of every batch."""
@@ -105,7 +123,7 @@ class StepCase(Case):
         return Training.model_validate(
             {
                 "dataset": "benchmark",
-                "objective": {"kind": "wgan_gp"},
+                "objective": self.objective,
                 "n_critic": N_CRITIC,
                 "batch": self.size,
                 "critic": network,
@@ -177,4 +195,51 @@ class _Eager:
         return optim.Adam(module.parameters(), lr=group["lr"], betas=group["betas"], fused=True)
 
 
-CASES = (StepCase(64), StepCase(512))
+@dataclass(frozen=True)
+class AllPairsCase(StepCase):
+    """One generator step of a Cramér GAN that compares all pairs of embeddings, beside one that compares partners."""
+
+    embedding: int = 16
+
+    @property
+    def case(self) -> str:
+        return f"Cramér, all pairs, embedding {self.embedding}, latent {self.latent}, {self.width}x{self.depth} nets"
+
+    @property
+    def objective(self) -> dict[str, object]:
+        return {"kind": "cramer", "embedding": self.embedding, "pairs": "all"}
+
+    def contenders(self, device: torch.device) -> list[Contender]:
+        """Kantor's loop, and the same with what all pairs are to cost little more than."""
+        partners = _Partners(**vars(self))
+        return [
+            Contender("kantor", True, self.training(device, "float32").step),
+            Contender("kantor, partners", False, partners.training(device, "float32").step),
+        ]
+
+    def check(self, contender: Contender, device: torch.device) -> None:
+        """In float64, autograd ends with the same weights."""
+        contender.call()
+        closed, graph = (self.training(device, "float64") for _ in range(2))
+        # With a hook, a critic is none that the closed form may take.
+        assert isinstance(graph.state.critic, PerceptronCritic)
+        graph.state.critic.layers.register_forward_hook(lambda *_: None)
+        closed.step()
+        graph.step()
+        _assert_same(closed.state, [list(net.parameters()) for net in (graph.state.critic, graph.state.generator)])
+
+
+class _Partners(AllPairsCase):
+    @property
+    def objective(self) -> dict[str, object]:
+        return {"kind": "cramer", "embedding": self.embedding}
+
+
+def _assert_same(state: State, theirs: Sequence[Sequence[Tensor]]) -> None:
+    """The parameters of critic and generator."""
+    for name, net, other in zip(("critic", "generator"), (state.critic, state.generator), theirs, strict=True):
+        for one, two in zip(net.parameters(), other, strict=True):
+            assert_close(name, one, two, rtol=1e-6, atol=1e-8)
+
+
+CASES = (*map(StepCase, (64, 512, 4096)), *(AllPairsCase(512, embedding=width) for width in (16, 64)))

@@ -20,6 +20,7 @@ from kantor.models.networks.base import Generator
 from kantor.training.feed import Feed
 from kantor.training.schedules import critic_updates, learning_rate, noise_deviation
 from kantor.training.state import State
+from kantor_kernels.critic_step import hand_out
 
 
 class Maintenance(Protocol):
@@ -116,7 +117,9 @@ def _descend(loss: Tensor, optimiser: optim.Optimizer, clip_norm: float | None, 
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     for p in parameters:
         p.grad = None
-    loss.backward()
+    # A closed form has its gradients at hand; data parallelism has to see them pass.
+    if world_size() > 1 or not hand_out(loss):
+        loss.backward()
     # After data parallelism has averaged it, the gradient is the same on every rank: all stop together.
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = torch.stack(torch._foreach_norm(gradients)).norm()  # pyright: ignore[reportPrivateImportUsage]

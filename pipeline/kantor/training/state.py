@@ -19,7 +19,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn, optim
 
-from kantor.config import Adam, AnyOptimiser, Training
+from kantor.config import Training
 from kantor.errors import InputError
 from kantor.losses import Objective, make_terms
 from kantor.machine.files import explained
@@ -28,6 +28,7 @@ from kantor.models.networks.base import Critic, Generator, Joint
 from kantor.models.networks.factory import make_critic, make_generator
 from kantor.models.randomness import stream
 from kantor.models.tensors import read_tensors, write_tensors
+from kantor.training.optimisers import make_optimiser
 
 
 @dataclass
@@ -93,8 +94,8 @@ class State:
             # In evaluation mode: spectral norms are those of the copied vectors, not of how often it has generated.
             averaged=deepcopy(generator).requires_grad_(False).eval(),
             terms=terms,
-            generator_optimiser=_optimiser(generator, settings.generator_optimiser),
-            critic_optimiser=_optimiser(critic, settings.critic_optimiser),
+            generator_optimiser=make_optimiser(generator, settings.generator_optimiser),
+            critic_optimiser=make_optimiser(critic, settings.critic_optimiser),
         )
 
     def is_best(self, distance: float, error: float) -> bool:
@@ -133,14 +134,6 @@ class State:
 
 _STATEFUL = ("generator", "critic", "averaged", "terms", "generator_optimiser", "critic_optimiser")
 _COUNTERS = ("step", "update", "seconds", "attempts", "stale", "milestone", "finished", "least")
-
-
-def _optimiser(module: nn.Module, settings: AnyOptimiser) -> optim.Optimizer:
-    # As a group, which may be empty where there is no critic.
-    groups = [{"params": list(module.parameters())}]
-    if isinstance(settings, Adam):
-        return optim.Adam(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
-    return optim.RMSprop(groups, lr=settings.learning_rate, alpha=settings.alpha)
 
 
 class Checkpoints:
