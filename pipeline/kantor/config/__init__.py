@@ -4,7 +4,7 @@ It holds physics, data, models and seeds. What belongs to a machine (paths, thre
 command line and the workflow's profiles say it, and none of it changes a result.
 """
 
-from kantor.config.base import Settings
+from kantor.config.base import Decay, Settings
 from kantor.config.datasets import (
     ArrayColumn,
     Dataset,
@@ -41,7 +41,7 @@ from kantor.config.objectives import (
 )
 from kantor.config.reading import load, parse, schema
 from kantor.config.study import Config, Target, Validation
-from kantor.config.trainings import Adam, AnyOptimiser, Decay, HeadStart, InstanceNoise, Optimiser, RmsProp, Training
+from kantor.config.trainings import Adam, AnyOptimiser, HeadStart, InstanceNoise, Optimiser, RmsProp, Training
 from kantor.config.transforms import Dequantise, Log, LogDistance, QuantileNormal, Shower, Standardise, Transform
 
 __all__ = [

@@ -1,24 +1,69 @@
 """Objectives, and the terms added to them."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from kantor.config.base import Count, Name, NonNegative, Positive, Settings, known
+from kantor.config.base import Count, Decay, Name, NonNegative, Positive, Settings, known
 from kantor.config.networks import CriticNetwork, Network
 
 RealLabel = Annotated[float, Field(gt=0.5, le=1)]
 
 
-class Penalty(Settings):
-    """The gradient penalty, mean over rows of (|g| - target)^2 at random points between real and generated rows."""
+class Penalty(Decay):
+    """weight x E (|g| - target)^2, or weight / 2 x E |g|^2 centred at zero, g the critic's gradient by what it sees."""
 
-    weight: NonNegative = Field(default=10.0, description="lambda, the factor in front of the penalty")
-    target: NonNegative = Field(default=1.0, description="the wanted gradient norm")
-    one_sided: bool = Field(default=False, description="penalise only norms above the target")
+    kind: Literal["gp", "lp", "r1", "r2", "r1r2"] = Field(
+        default="gp",
+        description="gp: at random points between real and generated rows (arXiv:1704.00028); lp: there, and of norms "
+        "above the target alone (arXiv:1709.08894); r1, r2, r1r2: centred at zero, at real rows, at generated rows, at "
+        "both (arXiv:1801.04406)",
+    )
+    weight: NonNegative = Field(
+        default=10.0, description="lambda of gp and lp; gamma of r1, r2 and r1r2, half of which is the factor"
+    )
+    target: NonNegative = Field(default=1.0, description="the wanted gradient norm; 0 of r1, r2 and r1r2")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_way_to_say_it(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        if "one_sided" in data:
+            # How `kind: lp` was written while there were but two kinds.
+            one_sided = data.pop("one_sided")
+            if not isinstance(one_sided, bool):
+                raise ValueError(f"one_sided must be true or false, got {one_sided!r}; better, write 'kind: lp'")
+            if data.setdefault("kind", "lp" if one_sided else "gp") != ("lp" if one_sided else "gp"):
+                raise ValueError(
+                    f"one_sided: {str(one_sided).lower()} and kind: {data['kind']} contradict each other: remove "
+                    "one_sided; 'kind: lp' is the one-sided penalty"
+                )
+        if data.get("kind") in _ZERO_CENTRED and data.setdefault("target", 0.0) != 0:
+            raise ValueError(
+                f"'{data['kind']}' is centred at zero and has no other target: remove target, or take 'kind: gp'"
+            )
+        return data
+
+    @property
+    def zero_centred(self) -> bool:
+        """Whether it is taken at the rows themselves and not between them."""
+        return self.kind in _ZERO_CENTRED
+
+    @property
+    def one_sided(self) -> bool:
+        return self.kind == "lp"
+
+    @property
+    def factor(self) -> float:
+        """What the penalty is multiplied by at the start: lambda, or gamma / 2."""
+        return self.weight / 2 if self.zero_centred else self.weight
 
 
+_ZERO_CENTRED = ("r1", "r2", "r1r2")
 _SMOOTHING = "label of real events; below 1 (0.9): one-sided label smoothing (arXiv:1606.03498, section 3.4)"
+_OPTIONAL = "on the critic's gradient; none: no penalty"
 _EMBEDDING = "dimension of an embedding that a critic learns; none: the features (and conditions) themselves, no critic"
 
 
@@ -31,9 +76,9 @@ class AnyObjective(Settings):
         return False
 
     @property
-    def penalised(self) -> bool:
-        """Whether the critic's gradient is penalised row by row."""
-        return hasattr(self, "penalty") and not self.critic_free
+    def penalises(self) -> Penalty | None:
+        """How the critic's gradient is penalised, row by row; None: it is not."""
+        return None if self.critic_free else getattr(self, "penalty", None)
 
     def check_critic(self, critic: CriticNetwork) -> None:
         """Raise `ValueError` where the objective means nothing with this critic."""
@@ -58,6 +103,7 @@ class Gan(AnyObjective):
 
     kind: Literal["gan"]
     real_label: RealLabel = Field(default=1.0, description=_SMOOTHING)
+    penalty: Penalty | None = Field(default=None, description=_OPTIONAL)
 
 
 class NsGan(AnyObjective):
@@ -65,12 +111,14 @@ class NsGan(AnyObjective):
 
     kind: Literal["ns_gan"]
     real_label: RealLabel = Field(default=1.0, description=_SMOOTHING)
+    penalty: Penalty | None = Field(default=None, description=_OPTIONAL)
 
 
 class LsGan(AnyObjective):
     """Least-squares GAN with labels 0 and 1 (Mao et al., arXiv:1611.04076)."""
 
     kind: Literal["ls_gan"]
+    penalty: Penalty | None = Field(default=None, description=_OPTIONAL)
 
 
 class SnGan(AnyObjective):

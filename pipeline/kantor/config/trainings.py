@@ -4,28 +4,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from kantor.config.base import ColumnName, Count, Name, Positive, Settings, parsed
+from kantor.config.base import ColumnName, Count, Decay, Name, Positive, Settings, parsed
 from kantor.config.networks import CriticNetwork, GeneratorNetwork
 from kantor.config.objectives import Objective, Penalty, Term
 from kantor.config.presets import OBJECTIVES, PRESETS, merged
 from kantor.config.transforms import Shower, Transform
-
-
-class Decay(Settings):
-    """A factor that falls from one while progress goes from 0 to 1."""
-
-    schedule: Literal["constant", "linear", "cosine", "exponential"] = Field(
-        default="constant", description="how the value falls over the run"
-    )
-    final: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        default=None, description="fraction left in the end; none: 0, or 0.01 of an exponential"
-    )
-
-    @model_validator(mode="after")
-    def _exponentials_never_reach_zero(self) -> Self:
-        if self.schedule == "exponential" and self.final == 0:
-            raise ValueError("an exponential never reaches zero: give a 'final' above 0, or take 'linear' or 'cosine'")
-        return self
 
 
 class InstanceNoise(Decay):
@@ -201,11 +184,11 @@ class Training(Settings):
             raise ValueError(f"terms: {needy[0]} needs a critic, and '{kind}' on features has none: remove it")
         if critic_free and self.head_start is not None:
             raise ValueError(f"head_start: '{kind}' on features has no critic to be ahead: remove it")
-        if critic_free and getattr(self.objective, "penalty", None) != Penalty():
+        if critic_free and getattr(self.objective, "penalty", Penalty()) != Penalty():
             raise ValueError(
                 f"objective.penalty: '{kind}' on features has no critic to penalise: remove it, or give an 'embedding'"
             )
-        if self.critic.minibatch_std and self.objective.penalised:
+        if self.critic.minibatch_std and self.objective.penalises is not None:
             raise ValueError(
                 f"critic.minibatch_std couples the rows of a batch, and the gradient penalty of '{kind}' is defined "
                 "row by row: set minibatch_std to 0, or take an objective without penalty"

@@ -18,6 +18,7 @@ class Batch:
     conditions: Tensor  # (B, C), transformed
     weights: Tensor | None  # (B,), of either sign
     eps: Tensor  # (B, 1): uniform in [0, 1], where between real and generated the penalty is taken
+    penalty_share: float = 1.0  # what its schedule has left of the penalty's weight
 
     @property
     def generated_weights(self) -> Tensor | None:

@@ -12,7 +12,7 @@ from kantor import config
 from kantor.losses.base import Batch, CriticLoss, Objective, bare
 from kantor.losses.closed_form import closed_form, perceptron_of
 from kantor.losses.moments import AllPairs
-from kantor.losses.penalty import penalised
+from kantor.losses.penalty import penalised, points
 from kantor.losses.reduction import both_coefficients, weighted_mean
 from kantor_kernels import Energy
 
@@ -29,11 +29,12 @@ class CramerEnergy(Objective):
         self.settings, self.outputs = settings, settings.embedding
 
     def critic_loss(self, critic: nn.Module, batch: Batch) -> CriticLoss:
-        weights_P = _pair_weights(batch)
+        penalty, weights_P, eps_P1 = self.settings.penalty, _pair_weights(batch), batch.eps[::2]
+        a_P, c_P = both_coefficients(weights_P, eps_P1[:, 0])
+        where = points(penalty, eps_P1, c_P, c_P)
         perceptron = perceptron_of(critic)
         if perceptron is not None:
-            a_P, c_P = both_coefficients(weights_P, batch.eps[::2, 0])
-            return closed_form(critic, perceptron, batch, "energy", self.settings.penalty, c_P, a_P)
+            return closed_form(critic, perceptron, batch, "energy", penalty, where, a_P)
         real_BO, fake_BO = _embed(critic, batch)
         distance = _energy(real_BO, fake_BO, weights_P)
         real2_PO, fake2_PO = real_BO[1::2], fake_BO[1::2]
@@ -42,7 +43,7 @@ class CramerEnergy(Objective):
             h_PO = bare(critic)(x_PD, c_PC)
             return _norm(h_PO - fake2_PO) - _norm(h_PO - real2_PO)
 
-        return penalised(self.settings.penalty, f, batch, slice(0, None, 2), distance, weights_P)
+        return penalised(penalty, f, batch, slice(0, None, 2), distance, where)
 
     def generator_loss(self, critic: nn.Module, batch: Batch) -> Tensor:
         return _energy(*_embed_generated(critic, batch), _pair_weights(batch))
@@ -61,11 +62,12 @@ class CramerSurrogate(Objective):
         self.settings, self.outputs = settings, settings.embedding
 
     def critic_loss(self, critic: nn.Module, batch: Batch) -> CriticLoss:
-        weights_B = _row_weights(batch)
+        penalty, weights_B = self.settings.penalty, _row_weights(batch)
+        a_B, c_B = both_coefficients(weights_B, batch.eps[:, 0])
+        where = points(penalty, batch.eps, c_B, c_B)
         perceptron = perceptron_of(critic)
         if perceptron is not None:
-            a_B, c_B = both_coefficients(weights_B, batch.eps[:, 0])
-            return closed_form(critic, perceptron, batch, "surrogate", self.settings.penalty, c_B, a_B)
+            return closed_form(critic, perceptron, batch, "surrogate", penalty, where, a_B)
         real_BO, fake_BO = _embed(critic, batch)
         partner_BO = _partners(fake_BO)
 
@@ -78,7 +80,7 @@ class CramerSurrogate(Objective):
         def f(x_BD: Tensor, c_BC: Tensor) -> Tensor:
             return witness(bare(critic)(x_BD, c_BC))
 
-        return penalised(self.settings.penalty, f, batch, slice(None), distance, weights_B)
+        return penalised(penalty, f, batch, slice(None), distance, where)
 
     def generator_loss(self, critic: nn.Module, batch: Batch) -> Tensor:
         real_BO, fake_BO = _embed_generated(critic, batch)

@@ -18,7 +18,7 @@ from kantor.losses.reduction import joined_mean, world_size
 from kantor.models.features import CriticFeatures
 from kantor.models.networks.base import Generator
 from kantor.training.feed import Feed
-from kantor.training.schedules import critic_updates, learning_rate, noise_deviation
+from kantor.training.schedules import critic_updates, learning_rate, noise_deviation, penalty_share
 from kantor.training.state import State
 
 
@@ -101,7 +101,8 @@ def _batch(settings: Training, state: State, feed: Feed, view: CriticFeatures, g
         real_BD, fake_BD = real_BD + deviation * real_noise_BD, fake_BD + deviation * fake_noise_BD
     if state.critic.dropped:
         state.critic.draw(feed.dropout(state.update, state.critic.dropped))
-    return Batch(real_BD, fake_BD, rows.conditions, rows.weights, feed.eps(state.update))
+    share = penalty_share(settings.objective.penalises, state.step, settings.steps)
+    return Batch(real_BD, fake_BD, rows.conditions, rows.weights, feed.eps(state.update), share)
 
 
 def _precision(settings: Training, feed: Feed) -> contextlib.AbstractContextManager[object]:

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import pytest
 
-from kantor.config import Adam, Config, DisSource, Objective, Term, Training, Validation, load, parse, schema
+from kantor.config import Adam, Config, DisSource, Objective, Penalty, Term, Training, Validation, load, parse, schema
 from kantor.config.documentation import reference
 from kantor.config.presets import PRESETS
 from kantor.errors import ConfigError
@@ -123,6 +123,18 @@ def training(**settings: object) -> Training:
         ({"objective": {"kind": "energy"}, "n_critic": 5}, "n_critic = 5, but 'energy' on features has no critic"),
         ({"objective": {"kind": "energy"}, "head_start": {}}, "has no critic to be ahead"),
         ({"objective": {"kind": "mmd", "penalty": {"weight": 1}}}, "has no critic to penalise"),
+        (
+            {"objective": {"kind": "ns_gan", "penalty": {"kind": "r1"}}, "critic": {"minibatch_std": 4}},
+            "penalty of 'ns_gan' is defined row by row",
+        ),
+        ({"objective": {"kind": "gan", "penalty": {"kind": "r1", "target": 1}}}, "remove target, or take 'kind: gp'"),
+        (
+            {"objective": {"kind": "wgan_gp", "penalty": {"kind": "gp", "one_sided": True}}},
+            "contradict each other: remove one_sided; 'kind: lp' is",
+        ),
+        ({"objective": {"kind": "wgan_gp", "penalty": {"kind": "r2", "one_sided": False}}}, "remove one_sided"),
+        ({"objective": {"kind": "wgan_gp", "penalty": {"one_sided": 2}}}, "one_sided must be true or false"),
+        ({"objective": {"kind": "wgan_gp", "penalty": {"schedule": "exponential", "final": 0}}}, "never reaches zero"),
         ({"n_critic": 0}, "the critic of 'wgan_gp' has to learn"),
         ({"objective": {"kind": "mmd"}, "terms": [{"kind": "feature_matching"}]}, "feature_matching needs a critic"),
         ({"precision": "float64", "autocast": "bfloat16"}, "contradicts itself"),
@@ -160,6 +172,19 @@ def test_what_a_training_s_data_cannot_carry_is_refused(tmp_path: Path) -> None:
         config(constrained, tmp_path)
     with pytest.raises(ConfigError, match=r"terms: conditions names 'p', which is not defined"):
         config(constrained.replace("features: [x],", "features: [x], conditions: [q],"), tmp_path)
+
+
+def test_a_penalty_is_one_sided_by_its_kind() -> None:
+    old, new = (
+        training(objective={"kind": "wgan_gp", "penalty": penalty | {"weight": 3}})
+        for penalty in ({"one_sided": True}, {"kind": "lp"})
+    )
+    assert old.canonical() == new.canonical()
+    # As bundles of before have it.
+    whole = {"weight": 10.0, "target": 1.0, "one_sided": False}
+    assert training(objective={"kind": "wgan_gp", "penalty": whole}) == training()
+    assert Penalty(kind="r1").target == 0
+    assert Penalty.model_validate(Penalty(kind="r1").model_dump()) == Penalty(kind="r1")
 
 
 def test_an_objective_brings_its_paper_s_defaults() -> None:

@@ -36,7 +36,12 @@ CASES: dict[str, dict[str, Any]] = {
         "critic": CRITIC | {"dropout": 0.3},
         "critic_optimiser": {"learning_rate": 1e-3, "clip_norm": 0.5, "schedule": "exponential", "warm_up": 2},
     },
+    "ns_gan, r1r2": {
+        "objective": {"kind": "ns_gan", "penalty": {"kind": "r1r2", "weight": 1.0, "schedule": "cosine", "final": 0.1}},
+        "critic": CRITIC | {"dropout": 0.3},
+    },
     "cramer": {"objective": {"kind": "cramer", "embedding": 8}},
+    "cramer, r1r2": {"objective": {"kind": "cramer", "embedding": 8, "penalty": {"kind": "r1r2", "weight": 1.0}}},
     "cramer, dropout": {"objective": {"kind": "cramer", "embedding": 8}, "critic": CRITIC | {"dropout": 0.3}},
     "surrogate": {"objective": {"kind": "cramer", "critic": "surrogate", "embedding": 8}},
     "cramer, all pairs": {"objective": {"kind": "cramer", "pairs": "all", "embedding": 8}},
@@ -129,7 +134,9 @@ def test_four_ranks_are_one(
 
 def same(case: str, one: dict[str, Any], more: dict[str, Any]) -> None:
     """One rank and several have the same gradients, weights and losses."""
-    closed_form = case in ("wgan_gp", "cramer", "surrogate", "cramer, all pairs", "mmd, embedded", "terms")
+    closed_form = case in (
+        *("wgan_gp", "cramer", "cramer, r1r2", "surrogate", "cramer, all pairs", "mmd, embedded", "terms"),
+    )
     for results in (one, more):
         assert (results["computed by"] == "_KnownGradientsBackward") == closed_form
     critic_free = CASES[case].get("n_critic") == 0
