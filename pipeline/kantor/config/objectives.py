@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from kantor.config.base import Count, Decay, Name, NonNegative, Positive, Settings, known
 from kantor.config.networks import CriticNetwork, Network
@@ -121,6 +121,13 @@ class LsGan(AnyObjective):
     penalty: Penalty | None = Field(default=None, description=_OPTIONAL)
 
 
+class Hinge(AnyObjective):
+    """GAN with the hinge loss (Lim and Ye, arXiv:1705.02894; Miyato et al., arXiv:1802.05957)."""
+
+    kind: Literal["hinge"]
+    penalty: Penalty | None = Field(default=None, description=_OPTIONAL)
+
+
 class SnGan(AnyObjective):
     """GAN whose critic is spectrally normalised (Miyato et al., arXiv:1802.05957)."""
 
@@ -156,6 +163,23 @@ class WganGp(AnyObjective):
 
     kind: Literal["wgan_gp"]
     penalty: Penalty = Penalty()
+
+
+class R3Gan(AnyObjective):
+    """R3GAN: a critic of pairs of a real and a generated event, with R1 and R2 (Huang et al., arXiv:2501.05441)."""
+
+    kind: Literal["r3gan"]
+    penalty: Penalty = Field(
+        default=Penalty(kind="r1r2", weight=0.01, schedule="cosine", final=0.1),
+        description="see above; a section without `kind` is r1r2",
+    )
+
+    @field_validator("penalty", mode="before")
+    @classmethod
+    def _both_sides(cls, penalty: Any) -> Any:
+        if isinstance(penalty, dict) and not {"kind", "one_sided"} & penalty.keys():
+            return {"kind": "r1r2", **penalty}
+        return penalty
 
 
 class Cramer(AnyObjective):
@@ -224,7 +248,8 @@ class MmdMatching(Matching, Kernels):
 
 
 Objective = Annotated[
-    Gan | NsGan | LsGan | SnGan | Wgan | WganGp | Cramer | EnergyMatching | MmdMatching, Field(discriminator="kind")
+    Gan | NsGan | LsGan | Hinge | SnGan | Wgan | WganGp | R3Gan | Cramer | EnergyMatching | MmdMatching,
+    Field(discriminator="kind"),
 ]
 
 

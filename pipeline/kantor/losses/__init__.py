@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 from kantor import config
-from kantor.losses.adversarial import Gan, LsGan, NsGan, Wgan, sn_gan
+from kantor.losses.adversarial import Gan, Hinge, LsGan, NsGan, Wgan, sn_gan
 from kantor.losses.base import Batch, CriticLoss, Objective
 from kantor.losses.cramer import cramer
 from kantor.losses.moments import matching
+from kantor.losses.relativistic import R3Gan
 from kantor.losses.terms import Constrainer, make_terms
 from kantor.losses.wasserstein import WganGp
 
@@ -18,9 +19,11 @@ _KINDS: dict[type[config.Settings], Callable[[Any], Objective]] = {
     config.Gan: Gan,
     config.NsGan: NsGan,
     config.LsGan: LsGan,
+    config.Hinge: Hinge,
     config.SnGan: sn_gan,
     config.Wgan: Wgan,
     config.WganGp: WganGp,
+    config.R3Gan: R3Gan,
     config.Cramer: cramer,
     config.EnergyMatching: matching,
     config.MmdMatching: matching,

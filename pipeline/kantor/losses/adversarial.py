@@ -136,6 +136,9 @@ class Hinge(Scored):
     Miyato et al., arXiv:1802.05957, eqs. (16) and (17). The best critic sign(p - q) has L_C = 2 - 2 TV.
     """
 
+    def __init__(self, settings: config.Hinge) -> None:
+        super().__init__(settings.penalty)
+
     def real(self, score_B: Tensor) -> Tensor:
         return F.relu(1 - score_B)
 
@@ -151,7 +154,7 @@ class Hinge(Scored):
 
 def sn_gan(settings: config.SnGan) -> Scored:
     """The spectral normalisation itself is the critic network's."""
-    return Hinge(None) if settings.loss == "hinge" else NsGan(config.NsGan(kind="ns_gan"))
+    return Hinge(config.Hinge(kind="hinge")) if settings.loss == "hinge" else NsGan(config.NsGan(kind="ns_gan"))
 
 
 class Linear(Scored):

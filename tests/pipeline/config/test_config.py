@@ -193,6 +193,9 @@ def test_an_objective_brings_its_paper_s_defaults() -> None:
     assert training(objective={"kind": "ns_gan"}).n_critic == 1
     assert training(objective={"kind": "sn_gan"}).critic.spectral_norm
     assert training(objective={"kind": "energy"}).n_critic == 0
+    r3gan = training(objective={"kind": "r3gan", "penalty": {"weight": 0.5}})
+    assert (r3gan.n_critic, r3gan.critic_optimiser, r3gan.generator_optimiser) == (1, Adam(), Adam())
+    assert r3gan.objective.penalises == Penalty(kind="r1r2", weight=0.5)
     assert training(objective={"kind": "energy", "embedding": 8}).n_critic == 5
     mine = training(objective={"kind": "wgan"}, n_critic=3, critic_optimiser={"learning_rate": 1e-3})
     assert mine.n_critic == 3

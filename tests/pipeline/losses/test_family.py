@@ -80,10 +80,17 @@ def wasserstein(real: Tensor, fake: Tensor, a: Tensor, g: Tensor) -> tuple[Tenso
     return g @ fake - a @ real, -(g @ fake)
 
 
+def relativistic(real: Tensor, fake: Tensor, a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Of pairs, which count by the weight of the real event."""
+    return -(a @ torch.log(torch.sigmoid(real - fake))), -(a @ torch.log(torch.sigmoid(fake - real)))
+
+
 SCORED: dict[str, tuple[config.Objective, Formula]] = {
     "gan": (config.Gan(kind="gan", real_label=0.9), minimax),
     "ns_gan": (config.NsGan(kind="ns_gan"), non_saturating),
     "ls_gan": (config.LsGan(kind="ls_gan"), least_squares),
+    "hinge": (config.Hinge(kind="hinge"), hinge),
+    "r3gan": (config.R3Gan(kind="r3gan", penalty=config.Penalty(weight=0.0)), relativistic),
     "sn_gan": (config.SnGan(kind="sn_gan"), hinge),
     "sn_gan, non-saturating": (config.SnGan(kind="sn_gan", loss="non_saturating"), non_saturating),
     "wgan": (config.Wgan(kind="wgan"), wasserstein),
@@ -131,6 +138,7 @@ def test_the_best_critics_find_the_divergences() -> None:
     divergences = {
         "gan": (sum(kl) / 2, (p / q).log()),
         "ls_gan": (((p - q) ** 2 / (p + q)).sum().item() / 2, p / (p + q)),
+        "hinge": ((p - q).abs().sum().item() / 2, (p - q).sign()),
         "sn_gan": ((p - q).abs().sum().item() / 2, (p - q).sign()),
     }
     b = bernoulli(0.7, 0.2)
@@ -142,9 +150,29 @@ def test_the_best_critics_find_the_divergences() -> None:
         assert worse < found, case
 
 
+def test_the_best_critic_of_pairs_finds_the_divergence_of_ordered_pairs() -> None:
+    """The same p and q; rows are all pairs (x, x~), as often as independent events meet."""
+    p, q = torch.tensor([[0.3, 0.7], [0.8, 0.2]], dtype=torch.float64)
+    ordered, swapped = torch.outer(p, q), torch.outer(q, p)
+    middle = (ordered + swapped) / 2
+    divergence = sum((v * (v / middle).log()).sum() for v in (ordered, swapped)) / 2
+    counts = (100 * ordered).round().long().flatten()
+    x, y = torch.cartesian_prod(torch.arange(2.0), torch.arange(2.0)).double().repeat_interleave(counts, 0).split(1, 1)
+    b = Batch(x, y, torch.empty(len(x), 0), None, torch.zeros_like(x))
+    objective = make_objective(SCORED["r3gan"][0])
+
+    def found(score: Callable[[Tensor], Tensor]) -> float:
+        return objective.critic_loss(Score(score), b).distance.item()
+
+    best = (p / q).log()
+    assert found(lambda x: best[x.long()] + 3 + 0 * x) == pytest.approx(float(divergence), rel=1e-9)
+    assert found(lambda x: 1.1 * best[x.long()] + 0 * x) < float(divergence)
+    assert found(lambda x: 0 * x) == pytest.approx(0, abs=1e-12)
+
+
 def test_no_difference_is_a_distance_of_zero() -> None:
     b = bernoulli(0.4, 0.4)
-    for case, constant in (("gan", 0.0), ("ns_gan", 0.0), ("ls_gan", 0.5), ("sn_gan", 0.0), ("wgan", 3.0)):
+    for case, constant in {"gan": 0.0, "ns_gan": 0.0, "ls_gan": 0.5, "hinge": 0.0, "sn_gan": 0.0, "wgan": 3.0}.items():
         objective = make_objective(SCORED[case][0])
         found = objective.critic_loss(Score(lambda x, constant=constant: 0 * x + constant), b).distance.item()
         assert found == pytest.approx(0, abs=1e-12), case

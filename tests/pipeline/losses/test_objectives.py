@@ -91,6 +91,15 @@ def ns_gan_by_hand(f: PerceptronCritic, b: Batch, w: Tensor, kind: str) -> tuple
     return penalty - mean(w, torch.log(real)) - mean(w, torch.log(1 - fake)), -mean(w, torch.log(fake))
 
 
+def r3gan_by_hand(f: PerceptronCritic, b: Batch, w: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    def score(x: Tensor) -> Tensor:
+        return f(x, b.conditions)[:, 0]
+
+    apart = score(b.real) - score(b.fake)
+    penalty = penalty_by_hand(kind, score, b.real, b.fake, b.eps, w)
+    return penalty + mean(w, torch.log1p(torch.exp(-apart))), mean(w, torch.log1p(torch.exp(apart)))
+
+
 def cramer_by_hand(h: PerceptronCritic, b: Batch, w: Tensor, kind: str) -> tuple[Tensor, Tensor]:
     c1, c2 = b.conditions[0::2], b.conditions[1::2]
     r1, r2, g1, g2 = h(b.real[0::2], c1), h(b.real[1::2], c2), h(b.fake[0::2], c1), h(b.fake[1::2], c2)
@@ -142,6 +151,7 @@ def all_pairs_by_hand(h: PerceptronCritic, b: Batch, w: Tensor, kind: str) -> tu
 OBJECTIVES = {
     "wgan_gp": ({"kind": "wgan_gp"}, wgan_gp_by_hand),
     "ns_gan": ({"kind": "ns_gan"}, ns_gan_by_hand),
+    "r3gan": ({"kind": "r3gan"}, r3gan_by_hand),
     "cramer": ({"kind": "cramer", "embedding": 4}, cramer_by_hand),
     "surrogate": ({"kind": "cramer", "critic": "surrogate", "embedding": 4}, surrogate_by_hand),
     "all pairs": ({"kind": "cramer", "pairs": "all", "embedding": 4}, all_pairs_by_hand),

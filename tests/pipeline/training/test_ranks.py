@@ -36,6 +36,8 @@ CASES: dict[str, dict[str, Any]] = {
         "critic": CRITIC | {"dropout": 0.3},
         "critic_optimiser": {"learning_rate": 1e-3, "clip_norm": 0.5, "schedule": "exponential", "warm_up": 2},
     },
+    "hinge": {"objective": {"kind": "hinge", "penalty": {"kind": "r1", "weight": 1.0}}},
+    "r3gan": {"objective": {"kind": "r3gan", "penalty": {"weight": 1.0}}},
     "ns_gan, r1r2": {
         "objective": {"kind": "ns_gan", "penalty": {"kind": "r1r2", "weight": 1.0, "schedule": "cosine", "final": 0.1}},
         "critic": CRITIC | {"dropout": 0.3},
