@@ -80,6 +80,16 @@ class AnyObjective(Settings):
         """How the critic's gradient is penalised, row by row; None: it is not."""
         return None if self.critic_free else getattr(self, "penalty", None)
 
+    @property
+    def row_by_row(self) -> bool:
+        """Whether the loss has the critic's gradient at single rows, which then must not be coupled."""
+        return self.penalises is not None
+
+    @property
+    def draws(self) -> int:
+        """Events that are generated from each row's conditions in one update."""
+        return 1
+
     def check_critic(self, critic: CriticNetwork) -> None:
         """Raise `ValueError` where the objective means nothing with this critic."""
 
@@ -247,8 +257,69 @@ class MmdMatching(Matching, Kernels):
     kind: Literal["mmd"]
 
 
+class MmdGan(AnyObjective, Kernels):
+    """MMD GAN: a critic embeds, the MMD of the embeddings compares (Bińkowski et al., arXiv:1801.01401)."""
+
+    kind: Literal["mmd_gan"]
+    embedding: Count = Field(default=16, description="dimension of the critic's output h")
+    scaled: Positive | None = Field(
+        default=None,
+        description="lambda of the gradient-scaled MMD^2 / (lambda + 1 + c E |dh/dx|^2), which has no penalty "
+        "(arXiv:1805.11565); none: not scaled. Its cost grows with the embedding",
+    )
+    penalty: Penalty | None = Field(default=Penalty(), description="of the witness; none where `scaled` is given")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scaled_or_penalised(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        scaled = data.get("scaled") is not None
+        if scaled and data.get("penalty") is not None:
+            raise ValueError("scaled bounds the critic's gradient, and so does a penalty: remove one of them")
+        if not scaled and "penalty" in data and data["penalty"] is None:
+            raise ValueError("nothing bounds the critic's gradient: give a penalty, or 'scaled'")
+        return data | {"penalty": None} if scaled else data
+
+    @model_validator(mode="after")
+    def _kernel_has_a_slope(self) -> Self:
+        if self.scaled is not None and self.kernel == "laplacian":
+            raise ValueError("scaled needs a kernel that is smooth at distance 0: take gaussian or rational_quadratic")
+        return self
+
+    @property
+    def row_by_row(self) -> bool:
+        return True
+
+
+class Engression(AnyObjective):
+    """Energy score of two events generated for each row's conditions, no critic (Shen et al., arXiv:2307.00835)."""
+
+    kind: Literal["engression"]
+
+    @property
+    def critic_free(self) -> bool:
+        return True
+
+    @property
+    def draws(self) -> int:
+        return 2
+
+
 Objective = Annotated[
-    Gan | NsGan | LsGan | Hinge | SnGan | Wgan | WganGp | R3Gan | Cramer | EnergyMatching | MmdMatching,
+    Gan
+    | NsGan
+    | LsGan
+    | Hinge
+    | SnGan
+    | Wgan
+    | WganGp
+    | R3Gan
+    | Cramer
+    | EnergyMatching
+    | MmdMatching
+    | MmdGan
+    | Engression,
     Field(discriminator="kind"),
 ]
 

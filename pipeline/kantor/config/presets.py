@@ -26,6 +26,8 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "r3gan": {"n_critic": 1},
     "energy": {"n_critic": 0},
     "mmd": {"n_critic": 0},
+    "mmd_gan": {"n_critic": 5, **_both(_ADAM_WGAN_GP)},
+    "engression": {"n_critic": 0},
 }
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -146,9 +146,11 @@ class Training(Settings):
             # Dropped once it is merged, so that equal settings written differently stay equal.
             data = merged(PRESETS[data["preset"]], {key: value for key, value in data.items() if key != "preset"})
         objective = data.get("objective")
-        # With an embedding, matching is adversarial, and the schema's defaults are meant.
-        if isinstance(objective, dict) and not objective.get("embedding"):
-            data = merged(OBJECTIVES.get(str(objective.get("kind")), {}), data)
+        if isinstance(objective, dict):
+            kind = str(objective.get("kind"))
+            # With an embedding, matching is adversarial, and the schema's defaults are meant.
+            adversarial = kind in ("energy", "mmd") and objective.get("embedding")
+            data = merged({} if adversarial else OBJECTIVES.get(kind, {}), data)
         for name in ("critic_optimiser", "generator_optimiser"):
             if isinstance(data.get(name), dict):
                 data = {**data, name: {"kind": "adam", **data[name]}}
@@ -174,9 +176,9 @@ class Training(Settings):
     def _parts_agree(self) -> Self:
         kind, critic_free = self.objective.kind, self.objective.critic_free
         if critic_free and self.n_critic > 0:
+            other = ", or give the objective an 'embedding' for a critic to learn" if kind != "engression" else ""
             raise ValueError(
-                f"n_critic = {self.n_critic}, but '{kind}' on features has no critic: set n_critic to 0, "
-                "or give the objective an 'embedding' for a critic to learn"
+                f"n_critic = {self.n_critic}, but '{kind}' on features has no critic: set n_critic to 0{other}"
             )
         if not critic_free and self.n_critic == 0:
             raise ValueError(f"n_critic = 0, but the critic of '{kind}' has to learn: set n_critic to 1 or more")
@@ -188,7 +190,9 @@ class Training(Settings):
             raise ValueError(
                 f"objective.penalty: '{kind}' on features has no critic to penalise: remove it, or give an 'embedding'"
             )
-        if self.critic.minibatch_std and self.objective.penalises is not None:
+        if self.instance_noise is not None and self.objective.draws > 1:
+            raise ValueError(f"instance_noise is on what a critic sees, and '{kind}' has none: remove it")
+        if self.critic.minibatch_std and self.objective.row_by_row:
             raise ValueError(
                 f"critic.minibatch_std couples the rows of a batch, and the gradient penalty of '{kind}' is defined "
                 "row by row: set minibatch_std to 0, or take an objective without penalty"

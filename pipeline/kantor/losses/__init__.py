@@ -7,6 +7,8 @@ from kantor import config
 from kantor.losses.adversarial import Gan, Hinge, LsGan, NsGan, Wgan, sn_gan
 from kantor.losses.base import Batch, CriticLoss, Objective
 from kantor.losses.cramer import cramer
+from kantor.losses.engression import Engression
+from kantor.losses.mmd_gan import mmd_gan
 from kantor.losses.moments import matching
 from kantor.losses.relativistic import R3Gan
 from kantor.losses.terms import Constrainer, make_terms
@@ -27,6 +29,8 @@ _KINDS: dict[type[config.Settings], Callable[[Any], Objective]] = {
     config.Cramer: cramer,
     config.EnergyMatching: matching,
     config.MmdMatching: matching,
+    config.MmdGan: mmd_gan,
+    config.Engression: Engression,
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kantor import config
-from kantor.losses.base import Batch, CriticLoss, Objective, bare
+from kantor.losses.base import Batch, CriticLoss, Objective, bare, length
 from kantor.losses.closed_form import closed_form, perceptron_of
 from kantor.losses.moments import AllPairs
 from kantor.losses.penalty import penalised, points
@@ -41,7 +41,7 @@ class CramerEnergy(Objective):
 
         def f(x_PD: Tensor, c_PC: Tensor) -> Tensor:
             h_PO = bare(critic)(x_PD, c_PC)
-            return _norm(h_PO - fake2_PO) - _norm(h_PO - real2_PO)
+            return length(h_PO - fake2_PO) - length(h_PO - real2_PO)
 
         return penalised(penalty, f, batch, slice(0, None, 2), distance, where)
 
@@ -72,7 +72,7 @@ class CramerSurrogate(Objective):
         partner_BO = _partners(fake_BO)
 
         def witness(h_BO: Tensor) -> Tensor:
-            return _norm(h_BO - partner_BO) - _norm(h_BO)
+            return length(h_BO - partner_BO) - length(h_BO)
 
         difference_B = witness(real_BO) - witness(fake_BO)
         distance = weighted_mean(weights_B, difference_B)
@@ -85,7 +85,7 @@ class CramerSurrogate(Objective):
     def generator_loss(self, critic: nn.Module, batch: Batch) -> Tensor:
         real_BO, fake_BO = _embed_generated(critic, batch)
         partner_BO = _partners(fake_BO)
-        terms_B = _norm(real_BO - fake_BO) + _norm(real_BO - partner_BO) - _norm(fake_BO - partner_BO)
+        terms_B = length(real_BO - fake_BO) + length(real_BO - partner_BO) - length(fake_BO - partner_BO)
         return weighted_mean(_row_weights(batch), terms_B)
 
 
@@ -112,15 +112,8 @@ def _embed_generated(critic: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
 
 def _energy(real_BO: Tensor, fake_BO: Tensor, weights_P: Tensor | None) -> Tensor:
     r1, r2, g1, g2 = real_BO[0::2], real_BO[1::2], fake_BO[0::2], fake_BO[1::2]
-    terms_P = _norm(r1 - g2) + _norm(r2 - g1) - _norm(g1 - g2) - _norm(r1 - r2)
+    terms_P = length(r1 - g2) + length(r2 - g1) - length(g1 - g2) - length(r1 - r2)
     return weighted_mean(weights_P, terms_P)
-
-
-def _norm(v_BO: Tensor) -> Tensor:
-    """|v| per row, with all derivatives 0 where v = 0."""
-    square_B = (v_BO * v_BO).sum(-1)
-    apart_B = square_B > 0
-    return torch.where(apart_B, square_B, 1.0).sqrt() * apart_B
 
 
 def _pair_weights(batch: Batch) -> Tensor | None:

@@ -135,6 +135,12 @@ def training(**settings: object) -> Training:
         ({"objective": {"kind": "wgan_gp", "penalty": {"kind": "r2", "one_sided": False}}}, "remove one_sided"),
         ({"objective": {"kind": "wgan_gp", "penalty": {"one_sided": 2}}}, "one_sided must be true or false"),
         ({"objective": {"kind": "wgan_gp", "penalty": {"schedule": "exponential", "final": 0}}}, "never reaches zero"),
+        ({"objective": {"kind": "mmd_gan", "scaled": 1, "penalty": {}}}, "remove one of them"),
+        ({"objective": {"kind": "mmd_gan", "penalty": None}}, "give a penalty, or 'scaled'"),
+        ({"objective": {"kind": "mmd_gan", "scaled": 1, "kernel": "laplacian"}}, "take gaussian or rational_quadratic"),
+        ({"objective": {"kind": "mmd_gan", "scaled": 1}, "critic": {"minibatch_std": 4}}, "is defined row by row"),
+        ({"objective": {"kind": "engression"}, "n_critic": 5}, "no critic: set n_critic to 0\n"),
+        ({"objective": {"kind": "engression"}, "instance_noise": {"deviation": 1}}, "instance_noise is on what"),
         ({"n_critic": 0}, "the critic of 'wgan_gp' has to learn"),
         ({"objective": {"kind": "mmd"}, "terms": [{"kind": "feature_matching"}]}, "feature_matching needs a critic"),
         ({"precision": "float64", "autocast": "bfloat16"}, "contradicts itself"),
@@ -193,6 +199,10 @@ def test_an_objective_brings_its_paper_s_defaults() -> None:
     assert training(objective={"kind": "ns_gan"}).n_critic == 1
     assert training(objective={"kind": "sn_gan"}).critic.spectral_norm
     assert training(objective={"kind": "energy"}).n_critic == 0
+    assert training(objective={"kind": "engression"}).n_critic == 0
+    mmd_gan = training(objective={"kind": "mmd_gan", "embedding": 8, "scaled": 2})
+    assert (mmd_gan.n_critic, mmd_gan.generator_optimiser) == (5, Adam(learning_rate=1e-4, betas=(0.5, 0.9)))
+    assert parse(Training, mmd_gan.canonical(), "test") == mmd_gan
     r3gan = training(objective={"kind": "r3gan", "penalty": {"weight": 0.5}})
     assert (r3gan.n_critic, r3gan.critic_optimiser, r3gan.generator_optimiser) == (1, Adam(), Adam())
     assert r3gan.objective.penalises == Penalty(kind="r1r2", weight=0.5)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -280,6 +281,93 @@ def test_tiles_of_pairs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = objective.critic_loss(h, b).loss
     monkeypatch.setattr("kantor_kernels.pairwise.slope.PAIRS", 3 * B)
     close(objective.critic_loss(h, b).loss, whole, list(h.parameters()))
+
+
+SCALED = {
+    "gaussian": (config.MmdGan(kind="mmd_gan", kernel="gaussian", scales=[0.5**0.5], embedding=4, scaled=0.3), 2.0),
+    "rational": (config.MmdGan(kind="mmd_gan", scales=[0.5, 2.0], embedding=4, scaled=0.3), 1.0),
+}
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "signed weights"])
+@pytest.mark.parametrize("conditional", [False, True], ids=["unconditional", "conditional"])
+@pytest.mark.parametrize("case", SCALED)
+def test_the_scaled_mmd_is_the_formula(case: str, conditional: bool, weighted: bool) -> None:
+    """The size of the kernel by hand: the mixed second derivative of k(h(x), h(y)) by x and y, at y = x."""
+    settings, curvature = SCALED[case]
+    kernel = gaussian_kernel if case == "gaussian" else rational_kernel
+    objective = make_objective(settings)
+    b = batch(weighted=weighted, conditional=conditional)
+    h = critic(4, C if conditional else 0)
+    a, g = weights_of(b)
+
+    def size_of_row(x: Tensor, c: Tensor) -> Tensor:
+        jacobian = torch.autograd.functional.jacobian(lambda v: h(v[None], c[None])[0], x, create_graph=True)
+        return jacobian.square().sum()
+
+    square_B = torch.stack([size_of_row(*row) for row in zip(b.real, b.conditions, strict=True)])
+    size = 0.3 + 1 + curvature * (a.abs() @ square_B) / a.abs().sum()
+    distance = all_pairs_by_hand(kernel, h(b.real, b.conditions), h(b.fake, b.conditions), a, g) / size
+
+    ours = objective.critic_loss(h, b)
+    close(ours.loss, -distance, list(h.parameters()))
+    assert ours.distance.item() == pytest.approx(distance.item(), rel=1e-10)
+    h.requires_grad_(False)
+    close(objective.generator_loss(h, b), distance, [b.fake])
+
+
+def test_the_size_of_a_scaled_kernel_is_its_curvature() -> None:
+    """d^2 k(x, y) / dx dy at y = x, summed over features, is what a kernel's size has beside k(x, x)."""
+    x = torch.tensor([[0.3, -1.0, 2.0]], dtype=torch.float64)
+    for case, (_, curvature) in SCALED.items():
+        kernel = gaussian_kernel if case == "gaussian" else rational_kernel
+        mixed = torch.autograd.functional.hessian(lambda u, v, k=kernel: k(u, v).sum(), (x, x))[0][1]
+        assert mixed.reshape(3, 3).trace().item() == pytest.approx(3 * curvature)
+
+
+def test_mmd_gan_with_a_penalty_is_mmd_of_an_embedding() -> None:
+    penalised = make_objective(config.MmdGan(kind="mmd_gan", scales=[0.5, 2.0], embedding=4, penalty=PENALTY))
+    h, b = critic(4), batch()
+    matching = make_objective(EMBEDDED["mmd"][0])
+    assert penalised.critic_loss(h, b).loss.item() == matching.critic_loss(h, b).loss.item()
+    assert penalised.generator_loss(h, b).item() == matching.generator_loss(h, b).item()
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "signed weights"])
+def test_engression_is_the_energy_score_of_two_draws(weighted: bool) -> None:
+    b = batch(weighted=weighted)
+    again = (b.fake + torch.linspace(-1, 1, B).double()[:, None]).detach().requires_grad_()
+    a, _ = weights_of(b)
+    scores = ((b.real - b.fake).norm(dim=1) + (b.real - again).norm(dim=1) - (b.fake - again).norm(dim=1)) / 2
+    objective = make_objective(config.Engression(kind="engression"))
+    close(objective.generator_loss(Joint(), replace(b, again=again)), a @ scores, [b.fake, again])
+
+
+def test_engression_is_least_for_the_true_law_of_each_condition() -> None:
+    """x = c + normal: less spread, more spread, the law of all conditions together score worse, by what they must."""
+    rng = torch.Generator().manual_seed(3)
+    rows = 40_000
+    c, noise, one, other = torch.randn(4, rows, 1, generator=rng, dtype=torch.float64)
+    objective = make_objective(config.Engression(kind="engression"))
+
+    def score(mean: Tensor, spread: float) -> float:
+        b = Batch(c + noise, mean + spread * one, c, None, torch.zeros_like(c), again=mean + spread * other)
+        return objective.generator_loss(Joint(), b).item()
+
+    def exact(distance: float, spread: float) -> float:
+        """E|x - x~| - E|x~ - x~'| / 2 of normal differences of these deviations."""
+        return (distance - spread * math.sqrt(2) / 2) * math.sqrt(2 / math.pi)
+
+    truth = exact(math.sqrt(2), 1.0)
+    # The standard error of a mean of 40,000 scores, each with a spread below 1.
+    assert score(c, 1.0) == pytest.approx(truth, abs=5 / rows**0.5)
+    for mean, spread, worse in (
+        (c, 0.0, exact(1.0, 0.0)),
+        (c, 2.0, exact(math.sqrt(5), 2.0)),
+        (0 * c, 2**0.5, exact(2.0, 2**0.5)),
+    ):
+        assert worse > truth + 0.05
+        assert score(mean, spread) == pytest.approx(worse, abs=5 / rows**0.5)
 
 
 CRITIC_FREE: dict[str, tuple[config.Objective, Callable[..., Tensor]]] = {

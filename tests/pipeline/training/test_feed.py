@@ -37,6 +37,13 @@ def test_ranks_share_the_global_batch(what: str) -> None:
         assert torch.equal(one.rows(update).real, torch.cat([part.rows(update).real for part in parts]))
 
 
+def test_draws_of_an_event_are_independent_and_shared() -> None:
+    one, parts = feed(), [feed(rank, 4) for rank in range(4)]
+    assert torch.equal(one.noise(7, 1), torch.cat([part.noise(7, 1) for part in parts]))
+    assert torch.equal(one.noise(7, 0), one.noise(7))
+    assert not torch.equal(one.noise(7, 1), one.noise(7))
+
+
 def test_ranks_share_dropout_and_instance_noise() -> None:
     one, parts = feed(), [feed(rank, 4) for rank in range(4)]
     assert one.dropout(3, 5).shape == (B, 5)

@@ -50,6 +50,8 @@ CASES: dict[str, dict[str, Any]] = {
     "energy": {"objective": {"kind": "energy"}, "n_critic": 0},
     "mmd": {"objective": {"kind": "mmd"}, "n_critic": 0},
     "mmd, embedded": {"objective": {"kind": "mmd", "embedding": 8, "kernel": "gaussian"}},
+    "mmd_gan, scaled": {"objective": {"kind": "mmd_gan", "embedding": 4, "scaled": 1.0}},
+    "engression": {"objective": {"kind": "engression"}, "n_critic": 0},
     "terms": {
         "objective": {"kind": "wgan_gp"},
         "terms": [
