@@ -202,6 +202,8 @@ class Training(Settings):
                 f"batch = {self.batch} is no multiple of critic.minibatch_std = {self.critic.minibatch_std}, "
                 "the rows of a group: change one of them"
             )
+        if self.critic.pack > 1:
+            self._check_packs()
         self.objective.check_critic(self.critic)
         if self.autocast != "none" and self.precision == "float64":
             raise ValueError("autocast to bfloat16 with precision float64 contradicts itself: change one of them")
@@ -213,3 +215,34 @@ class Training(Settings):
             if getattr(self, name).warm_up >= self.steps:
                 raise ValueError(f"{name}.warm_up lasts {self.steps} steps, the whole run, or longer: shorten it")
         return self
+
+    def _check_packs(self) -> None:
+        pack = self.critic.pack
+        if self.objective.critic_free:
+            raise ValueError(f"critic.pack = {pack}, but '{self.objective.kind}' on features has no critic: remove it")
+        if self.critic.minibatch_std:
+            raise ValueError("critic.pack and critic.minibatch_std both let a critic see several events: remove one")
+        if self.critic.dropout:
+            raise ValueError(
+                "critic.dropout has a mask for each event, and critic.pack joins events: remove one of them"
+            )
+        if any(term.needs_critic for term in self.terms):
+            raise ValueError("terms: feature_matching looks at single events, and critic.pack joins them: remove one")
+        if self.batch % (2 * pack):
+            raise ValueError(
+                f"batch = {self.batch} is no multiple of {2 * pack}, a pair of packs of critic.pack = {pack}: "
+                "change one of them"
+            )
+
+    def check_conditions(self, names: list[str]) -> None:
+        """Raise `ValueError` where the critic would judge events of different conditions as one."""
+        if names and self.critic.pack > 1:
+            raise ValueError(
+                f"critic.pack = {self.critic.pack} joins events, whose conditions ({', '.join(names)}) differ: "
+                "set pack to 1, or make features of the conditions"
+            )
+
+    @property
+    def group(self) -> int:
+        """Rows that have to stay on one rank, if more than a pair; else 0."""
+        return 2 * self.critic.pack if self.critic.pack > 1 else self.critic.minibatch_std

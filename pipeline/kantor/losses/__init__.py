@@ -10,6 +10,7 @@ from kantor.losses.cramer import cramer
 from kantor.losses.engression import Engression
 from kantor.losses.mmd_gan import mmd_gan
 from kantor.losses.moments import matching
+from kantor.losses.packing import Packed
 from kantor.losses.relativistic import R3Gan
 from kantor.losses.terms import Constrainer, make_terms
 from kantor.losses.wasserstein import WganGp
@@ -34,6 +35,7 @@ _KINDS: dict[type[config.Settings], Callable[[Any], Objective]] = {
 }
 
 
-def make_objective(settings: config.Objective) -> Objective:
-    """The objective that a configuration asks for."""
-    return _KINDS[type(settings)](settings)
+def make_objective(settings: config.Objective, pack: int = 1) -> Objective:
+    """The objective that a configuration asks for, of a critic that judges `pack` events at once."""
+    objective = _KINDS[type(settings)](settings)
+    return objective if pack == 1 else Packed(objective, pack)

@@ -3,7 +3,7 @@
 Shapes: B rows of one rank, D critic features, C conditions, O critic outputs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -26,6 +26,21 @@ class Batch:
     def generated_weights(self) -> Tensor | None:
         """(B,): a generated event carries the weight of the event whose conditions it was made from, if of any."""
         return self.weights if self.conditions.shape[-1] else None
+
+    def packed(self, events: int) -> "Batch":
+        """Each `events` consecutive rows as one, (B / events, events D), without conditions; their weights multiply."""
+
+        def beside(rows: Tensor) -> Tensor:
+            return rows.unflatten(0, (-1, events)).flatten(1)
+
+        return replace(
+            self,
+            real=beside(self.real),
+            fake=beside(self.fake),
+            conditions=self.conditions[::events],
+            weights=None if self.weights is None else self.weights.unflatten(0, (-1, events)).prod(-1),
+            eps=self.eps[::events],
+        )
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,7 @@ def check_batch(batch: int, rows: int, world: int, group: int = 0) -> None:
         )
     if group and batch % (group * world):
         raise InputError(
-            f"batch = {batch} cannot be shared evenly: {world} workers, whole groups of minibatch_std = {group}",
+            f"batch = {batch} cannot be shared evenly: {world} workers with whole groups of {group} rows "
+            "(critic.minibatch_std, or pairs of critic.pack)",
             cure=f"make 'batch' a multiple of {group * world}, or change the number of workers",
         )

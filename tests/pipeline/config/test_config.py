@@ -141,6 +141,11 @@ def training(**settings: object) -> Training:
         ({"objective": {"kind": "mmd_gan", "scaled": 1}, "critic": {"minibatch_std": 4}}, "is defined row by row"),
         ({"objective": {"kind": "engression"}, "n_critic": 5}, "no critic: set n_critic to 0\n"),
         ({"objective": {"kind": "engression"}, "instance_noise": {"deviation": 1}}, "instance_noise is on what"),
+        ({"objective": {"kind": "energy"}, "critic": {"pack": 2}}, "pack = 2, but 'energy' on features has no critic"),
+        ({"objective": {"kind": "gan"}, "critic": {"pack": 2, "minibatch_std": 4}}, "several events: remove one"),
+        ({"critic": {"pack": 2, "dropout": 0.1}}, "dropout has a mask for each event"),
+        ({"critic": {"pack": 2}, "terms": [{"kind": "feature_matching"}]}, "feature_matching looks at single events"),
+        ({"critic": {"pack": 3}}, "batch = 512 is no multiple of 6"),
         ({"n_critic": 0}, "the critic of 'wgan_gp' has to learn"),
         ({"objective": {"kind": "mmd"}, "terms": [{"kind": "feature_matching"}]}, "feature_matching needs a critic"),
         ({"precision": "float64", "autocast": "bfloat16"}, "contradicts itself"),
@@ -176,6 +181,10 @@ def test_what_a_training_s_data_cannot_carry_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="a constrainer regresses conditions, and dataset 'd' has none"):
         config(constrained, tmp_path)
+    packed = FILE.replace("critic: surrogate}", "critic: energy}, critic: {pack: 2}")
+    config(packed, tmp_path)
+    with pytest.raises(ConfigError, match=r"trainings.t: critic.pack = 2 joins events, whose conditions \(q\) differ"):
+        config(packed.replace("features: [x],", "features: [x], conditions: [q],"), tmp_path)
     with pytest.raises(ConfigError, match=r"terms: conditions names 'p', which is not defined"):
         config(constrained.replace("features: [x],", "features: [x], conditions: [q],"), tmp_path)
 

@@ -195,6 +195,35 @@ def test_clipping_cuts_every_parameter() -> None:
     assert any((parameter.abs() == 0.02).any() for parameter in f.parameters())
 
 
+@pytest.mark.parametrize("case", ["ns_gan", "r3gan", "wgan"])
+def test_packs_are_rows_of_the_product_law(case: str) -> None:
+    """Two events side by side are one row; it counts by the product of their weights, generated ones alike."""
+    settings, formula = SCORED[case]
+    objective, b = make_objective(settings, pack=2), batch(conditional=False)
+    torch.manual_seed(2)
+    f = PerceptronCritic(config.CriticNetwork(width=16, depth=2, activation="silu"), 0, 2 * D, 1).double()
+    assert b.weights is not None
+    pairs = b.weights[0::2] * b.weights[1::2]
+    scores = [f(torch.cat([rows[0::2], rows[1::2]], 1), b.conditions[0::2])[:, 0] for rows in (b.real, b.fake)]
+    critic_loss, generator_loss = formula(*scores, pairs / pairs.sum(), torch.full_like(pairs, 2 / B))
+    close(objective.critic_loss(f, b).loss, critic_loss, list(f.parameters()))
+    close(objective.generator_loss(f, b), generator_loss, [b.fake])
+    objective.after_critic_update(f)
+    assert (max(p.abs().max() for p in f.parameters()) <= 0.01) == (case == "wgan")
+
+
+def test_a_pack_has_one_point_between() -> None:
+    penalty = config.Penalty(weight=LAMBDA)
+    objective = make_objective(config.WganGp(kind="wgan_gp", penalty=penalty), pack=4)
+    b = batch(weighted=False, conditional=False)
+    torch.manual_seed(2)
+    f = PerceptronCritic(config.CriticNetwork(width=16, depth=2, activation="silu"), 0, 4 * D, 1).double()
+    real, fake = b.real.reshape(2, -1), b.fake.detach().reshape(2, -1)
+    between = (b.eps[::4] * real + (1 - b.eps[::4]) * fake).requires_grad_()
+    (slope,) = torch.autograd.grad(f(between, b.conditions[::4]).sum(), between)
+    assert objective.critic_loss(f, b).penalty.item() == pytest.approx(((slope.norm(dim=1) - 1) ** 2).mean().item())
+
+
 # ---------------------------------------------------------------------------------------------------------- all pairs
 
 

@@ -73,5 +73,5 @@ def test_a_batch_larger_than_the_split_is_refused() -> None:
 def test_a_batch_that_ranks_cannot_share_is_refused() -> None:
     with pytest.raises(InputError, match="16 cannot be shared evenly: 3 workers"):
         feed(0, 3)
-    with pytest.raises(InputError, match=r"16 .* 2 workers, whole groups of minibatch_std = 16.*\n.*a multiple of 32"):
+    with pytest.raises(InputError, match=r"16 .* 2 workers with whole groups of 16 rows .*\n.*a multiple of 32"):
         Feed(ROWS, batch=B, latent=3, seed=1, rank=0, world=2, group=16)
