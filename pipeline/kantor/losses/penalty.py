@@ -74,7 +74,7 @@ def taken(
 def at_rows(penalty: config.Penalty, slope_ND: Tensor, batch: Batch, c_B: Tensor) -> list[Taken]:
     """Zero-centred penalties of the gradients at the real rows and, below them, at the generated ones, N = 2 B.
 
-    The scores of these rows are there already: one pass less than `taken` needs, in three quarters of its time.
+    The scores of these rows are there already: one pass less than `taken` needs (docs/experiments/training-step.md).
     """
     square_B, generated_square_B = slope_ND.square().sum(-1).chunk(2)
     sides = {"r1": [(c_B, square_B)], "r2": [(of_generated(batch, c_B), generated_square_B)]}

@@ -19,7 +19,7 @@ class WganGp(Linear):
 
     def critic_loss(self, critic: nn.Module, batch: Batch) -> CriticLoss:
         perceptron = perceptron_of(critic)
-        # At the rows themselves the closed form has no pass less to do than autograd, and is the slower one.
+        # At the rows themselves autograd needs no pass of its own, and is the faster one.
         if perceptron is None or self.between.zero_centred:
             return super().critic_loss(critic, batch)
         a_B, c_B = both_coefficients(batch.weights, batch.eps[:, 0])

@@ -204,8 +204,8 @@ def test_packs_are_rows_of_the_product_law(case: str) -> None:
     f = PerceptronCritic(config.CriticNetwork(width=16, depth=2, activation="silu"), 0, 2 * D, 1).double()
     assert b.weights is not None
     pairs = b.weights[0::2] * b.weights[1::2]
-    scores = [f(torch.cat([rows[0::2], rows[1::2]], 1), b.conditions[0::2])[:, 0] for rows in (b.real, b.fake)]
-    critic_loss, generator_loss = formula(*scores, pairs / pairs.sum(), torch.full_like(pairs, 2 / B))
+    real, fake = (f(torch.cat([rows[0::2], rows[1::2]], 1), b.conditions[0::2])[:, 0] for rows in (b.real, b.fake))
+    critic_loss, generator_loss = formula(real, fake, pairs / pairs.sum(), torch.full_like(pairs, 2 / B))
     close(objective.critic_loss(f, b).loss, critic_loss, list(f.parameters()))
     close(objective.generator_loss(f, b), generator_loss, [b.fake])
     objective.after_critic_update(f)
