@@ -132,7 +132,7 @@ class TrainingRow(Result):
         description="the critic's estimate of the objective's divergence (docs/objectives.md); without a critic, the "
         "generator's loss"
     )
-    penalty: Number = Field(description="gradient penalty, without its weight lambda; null: none")
+    penalty: Number = Field(description="gradient penalty, without its factor (lambda, gamma / 2); null: none")
     gradient_norm: Number = Field(description="mean norm of the critic's gradient at the penalty's points; null: none")
     critic_learning_rate: float
     generator_learning_rate: float

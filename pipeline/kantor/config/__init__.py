@@ -4,7 +4,7 @@ It holds physics, data, models and seeds. What belongs to a machine (paths, thre
 command line and the workflow's profiles say it, and none of it changes a result.
 """
 
-from kantor.config.base import Settings
+from kantor.config.base import Decay, Settings
 from kantor.config.datasets import (
     ArrayColumn,
     Dataset,
@@ -25,15 +25,19 @@ from kantor.config.objectives import (
     Constrainer,
     Cramer,
     EnergyMatching,
+    Engression,
     FeatureMatching,
     Gan,
+    Hinge,
     Kernels,
     LsGan,
+    MmdGan,
     MmdMatching,
     MmdTerm,
     NsGan,
     Objective,
     Penalty,
+    R3Gan,
     SnGan,
     Term,
     Wgan,
@@ -41,7 +45,7 @@ from kantor.config.objectives import (
 )
 from kantor.config.reading import load, parse, schema
 from kantor.config.study import Config, Target, Validation
-from kantor.config.trainings import Adam, AnyOptimiser, Decay, HeadStart, InstanceNoise, Optimiser, RmsProp, Training
+from kantor.config.trainings import Adam, AnyOptimiser, HeadStart, InstanceNoise, Optimiser, RmsProp, Training
 from kantor.config.transforms import Dequantise, Log, LogDistance, QuantileNormal, Shower, Standardise, Transform
 
 __all__ = [
@@ -58,18 +62,21 @@ __all__ = [
     "DisPhysics",
     "DisSource",
     "EnergyMatching",
+    "Engression",
     "FeatureMatching",
     "FileSource",
     "Gan",
     "GeneratorNetwork",
     "GridSource",
     "HeadStart",
+    "Hinge",
     "InstanceNoise",
     "Kernels",
     "Log",
     "LogDistance",
     "LsGan",
     "MixturePhysics",
+    "MmdGan",
     "MmdMatching",
     "MmdTerm",
     "Network",
@@ -79,6 +86,7 @@ __all__ = [
     "Penalty",
     "Physics",
     "QuantileNormal",
+    "R3Gan",
     "RingSource",
     "RmsProp",
     "Settings",

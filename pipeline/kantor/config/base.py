@@ -3,9 +3,9 @@
 import difflib
 import json
 from collections.abc import Iterable
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from kantor.errors import ConfigError
 from kantor.expressions import Expression
@@ -42,6 +42,23 @@ class Settings(BaseModel):
         columns they make.
         """
         return json.dumps(self.model_dump(mode="json"), separators=(",", ":"))
+
+
+class Decay(Settings):
+    """A factor that falls from one while progress goes from 0 to 1."""
+
+    schedule: Literal["constant", "linear", "cosine", "exponential"] = Field(
+        default="constant", description="how the value falls over the run"
+    )
+    final: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None, description="fraction left in the end; none: 0, or 0.01 of an exponential"
+    )
+
+    @model_validator(mode="after")
+    def _exponentials_never_reach_zero(self) -> Self:
+        if self.schedule == "exponential" and self.final == 0:
+            raise ValueError("an exponential never reaches zero: give a 'final' above 0, or take 'linear' or 'cosine'")
+        return self
 
 
 def parsed(texts: T) -> T:

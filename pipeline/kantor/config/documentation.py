@@ -67,7 +67,8 @@ def _title(kind: type[Settings], places: Sequence[str]) -> str:
     parent = first.rpartition(".")[0]
     title = ", ".join([first, *(other.removeprefix(parent) for other in others)])
     choice = kind.model_fields.get("kind")
-    return title if choice is None else f"{title}, `kind: {get_args(choice.annotation)[0]}`"
+    kinds = () if choice is None else get_args(choice.annotation)
+    return f"{title}, `kind: {kinds[0]}`" if len(kinds) == 1 else title
 
 
 def _section(title: str, kind: type[Settings]) -> str:

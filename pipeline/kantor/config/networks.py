@@ -52,3 +52,8 @@ class CriticNetwork(Network):
         description="rows of the groups whose mean standard deviation the last layer also sees (arXiv:1710.10196); "
         "0: none",
     )
+    pack: Count = Field(
+        default=1,
+        description="events that the critic judges together, side by side, 2 to 4 against lost modes (PacGAN, "
+        "arXiv:1712.04086), without conditions; 1: each by itself",
+    )

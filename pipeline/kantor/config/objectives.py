@@ -1,24 +1,69 @@
 """Objectives, and the terms added to them."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from kantor.config.base import Count, Name, NonNegative, Positive, Settings, known
+from kantor.config.base import Count, Decay, Name, NonNegative, Positive, Settings, known
 from kantor.config.networks import CriticNetwork, Network
 
 RealLabel = Annotated[float, Field(gt=0.5, le=1)]
 
 
-class Penalty(Settings):
-    """The gradient penalty, mean over rows of (|g| - target)^2 at random points between real and generated rows."""
+class Penalty(Decay):
+    """weight x E (|g| - target)^2, or weight / 2 x E |g|^2 centred at zero, g the critic's gradient by what it sees."""
 
-    weight: NonNegative = Field(default=10.0, description="lambda, the factor in front of the penalty")
-    target: NonNegative = Field(default=1.0, description="the wanted gradient norm")
-    one_sided: bool = Field(default=False, description="penalise only norms above the target")
+    kind: Literal["gp", "lp", "r1", "r2", "r1r2"] = Field(
+        default="gp",
+        description="gp: at random points between real and generated rows (arXiv:1704.00028); lp: there, and of norms "
+        "above the target alone (arXiv:1709.08894); r1, r2, r1r2: centred at zero, at real rows, at generated rows, at "
+        "both (arXiv:1801.04406)",
+    )
+    weight: NonNegative = Field(
+        default=10.0, description="lambda of gp and lp; gamma of r1, r2 and r1r2, half of which is the factor"
+    )
+    target: NonNegative = Field(default=1.0, description="the wanted gradient norm; 0 of r1, r2 and r1r2")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_way_to_say_it(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        if "one_sided" in data:
+            # How `kind: lp` was written while there were but two kinds.
+            one_sided = data.pop("one_sided")
+            if not isinstance(one_sided, bool):
+                raise ValueError(f"one_sided must be true or false, got {one_sided!r}; better, write 'kind: lp'")
+            if data.setdefault("kind", "lp" if one_sided else "gp") != ("lp" if one_sided else "gp"):
+                raise ValueError(
+                    f"one_sided: {str(one_sided).lower()} and kind: {data['kind']} contradict each other: remove "
+                    "one_sided; 'kind: lp' is the one-sided penalty"
+                )
+        if data.get("kind") in _ZERO_CENTRED and data.setdefault("target", 0.0) != 0:
+            raise ValueError(
+                f"'{data['kind']}' is centred at zero and has no other target: remove target, or take 'kind: gp'"
+            )
+        return data
+
+    @property
+    def zero_centred(self) -> bool:
+        """Whether it is taken at the rows themselves and not between them."""
+        return self.kind in _ZERO_CENTRED
+
+    @property
+    def one_sided(self) -> bool:
+        return self.kind == "lp"
+
+    @property
+    def factor(self) -> float:
+        """What the penalty is multiplied by at the start: lambda, or gamma / 2."""
+        return self.weight / 2 if self.zero_centred else self.weight
 
 
+_ZERO_CENTRED = ("r1", "r2", "r1r2")
 _SMOOTHING = "label of real events; below 1 (0.9): one-sided label smoothing (arXiv:1606.03498, section 3.4)"
+_OPTIONAL = "on the critic's gradient; none: no penalty"
 _EMBEDDING = "dimension of an embedding that a critic learns; none: the features (and conditions) themselves, no critic"
 
 
@@ -31,9 +76,19 @@ class AnyObjective(Settings):
         return False
 
     @property
-    def penalised(self) -> bool:
-        """Whether the critic's gradient is penalised row by row."""
-        return hasattr(self, "penalty") and not self.critic_free
+    def penalises(self) -> Penalty | None:
+        """How the critic's gradient is penalised, row by row; None: it is not."""
+        return None if self.critic_free else getattr(self, "penalty", None)
+
+    @property
+    def row_by_row(self) -> bool:
+        """Whether the loss has the critic's gradient at single rows, which then must not be coupled."""
+        return self.penalises is not None
+
+    @property
+    def draws(self) -> int:
+        """Events that are generated from each row's conditions in one update."""
+        return 1
 
     def check_critic(self, critic: CriticNetwork) -> None:
         """Raise `ValueError` where the objective means nothing with this critic."""
@@ -58,6 +113,7 @@ class Gan(AnyObjective):
 
     kind: Literal["gan"]
     real_label: RealLabel = Field(default=1.0, description=_SMOOTHING)
+    penalty: Penalty | None = Field(default=None, description=_OPTIONAL)
 
 
 class NsGan(AnyObjective):
@@ -65,12 +121,21 @@ class NsGan(AnyObjective):
 
     kind: Literal["ns_gan"]
     real_label: RealLabel = Field(default=1.0, description=_SMOOTHING)
+    penalty: Penalty | None = Field(default=None, description=_OPTIONAL)
 
 
 class LsGan(AnyObjective):
     """Least-squares GAN with labels 0 and 1 (Mao et al., arXiv:1611.04076)."""
 
     kind: Literal["ls_gan"]
+    penalty: Penalty | None = Field(default=None, description=_OPTIONAL)
+
+
+class Hinge(AnyObjective):
+    """GAN with the hinge loss (Lim and Ye, arXiv:1705.02894; Miyato et al., arXiv:1802.05957)."""
+
+    kind: Literal["hinge"]
+    penalty: Penalty | None = Field(default=None, description=_OPTIONAL)
 
 
 class SnGan(AnyObjective):
@@ -108,6 +173,23 @@ class WganGp(AnyObjective):
 
     kind: Literal["wgan_gp"]
     penalty: Penalty = Penalty()
+
+
+class R3Gan(AnyObjective):
+    """R3GAN: a critic of pairs of a real and a generated event, with R1 and R2 (Huang et al., arXiv:2501.05441)."""
+
+    kind: Literal["r3gan"]
+    penalty: Penalty = Field(
+        default=Penalty(kind="r1r2", weight=0.01, schedule="cosine", final=0.1),
+        description="see above; a section without `kind` is r1r2",
+    )
+
+    @field_validator("penalty", mode="before")
+    @classmethod
+    def _both_sides(cls, penalty: Any) -> Any:
+        if isinstance(penalty, dict) and not {"kind", "one_sided"} & penalty.keys():
+            return {"kind": "r1r2", **penalty}
+        return penalty
 
 
 class Cramer(AnyObjective):
@@ -175,8 +257,70 @@ class MmdMatching(Matching, Kernels):
     kind: Literal["mmd"]
 
 
+class MmdGan(AnyObjective, Kernels):
+    """MMD GAN: a critic embeds, the MMD of the embeddings compares (Bińkowski et al., arXiv:1801.01401)."""
+
+    kind: Literal["mmd_gan"]
+    embedding: Count = Field(default=16, description="dimension of the critic's output h")
+    scaled: Positive | None = Field(
+        default=None,
+        description="lambda of the gradient-scaled MMD^2 / (lambda + 1 + c E |dh/dx|^2), which has no penalty "
+        "(arXiv:1805.11565); none: not scaled. Its cost grows with the embedding",
+    )
+    penalty: Penalty | None = Field(default=Penalty(), description="of the witness; none where `scaled` is given")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scaled_or_penalised(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        scaled = data.get("scaled") is not None
+        if scaled and data.get("penalty") is not None:
+            raise ValueError("scaled bounds the critic's gradient, and so does a penalty: remove one of them")
+        if not scaled and "penalty" in data and data["penalty"] is None:
+            raise ValueError("nothing bounds the critic's gradient: give a penalty, or 'scaled'")
+        return data | {"penalty": None} if scaled else data
+
+    @model_validator(mode="after")
+    def _kernel_has_a_slope(self) -> Self:
+        if self.scaled is not None and self.kernel == "laplacian":
+            raise ValueError("scaled needs a kernel that is smooth at distance 0: take gaussian or rational_quadratic")
+        return self
+
+    @property
+    def row_by_row(self) -> bool:
+        return True
+
+
+class Engression(AnyObjective):
+    """Energy score of two events generated for each row's conditions, no critic (Shen et al., arXiv:2307.00835)."""
+
+    kind: Literal["engression"]
+
+    @property
+    def critic_free(self) -> bool:
+        return True
+
+    @property
+    def draws(self) -> int:
+        return 2
+
+
 Objective = Annotated[
-    Gan | NsGan | LsGan | SnGan | Wgan | WganGp | Cramer | EnergyMatching | MmdMatching, Field(discriminator="kind")
+    Gan
+    | NsGan
+    | LsGan
+    | Hinge
+    | SnGan
+    | Wgan
+    | WganGp
+    | R3Gan
+    | Cramer
+    | EnergyMatching
+    | MmdMatching
+    | MmdGan
+    | Engression,
+    Field(discriminator="kind"),
 ]
 
 

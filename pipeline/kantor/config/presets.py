@@ -20,10 +20,14 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "gan": {"n_critic": 1, **_both(_ADAM_DCGAN)},
     "ns_gan": {"n_critic": 1, **_both(_ADAM_DCGAN)},
     "ls_gan": {"n_critic": 1, **_both(_ADAM_DCGAN)},
+    "hinge": {"n_critic": 1, **_both(_ADAM_DCGAN)},
     "sn_gan": {"n_critic": 1, "critic": {"spectral_norm": True}, **_both(_ADAM_DCGAN)},
     "wgan": {"n_critic": 5, **_both(_RMSPROP_WGAN)},
+    "r3gan": {"n_critic": 1},
     "energy": {"n_critic": 0},
     "mmd": {"n_critic": 0},
+    "mmd_gan": {"n_critic": 5, **_both(_ADAM_WGAN_GP)},
+    "engression": {"n_critic": 0},
 }
 
 PRESETS: dict[str, dict[str, Any]] = {

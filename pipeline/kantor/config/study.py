@@ -90,6 +90,7 @@ class Config(Settings):
             source = self.datasets[training.dataset].source
             with _inside(f"trainings.{name}"):
                 training.objective.check_weights(source.weighted and training.signed_weights == "keep")
+                training.check_conditions(source.condition_names)
             with _inside(f"trainings.{name}.terms"):
                 for term in training.terms:
                     term.check_conditions(source.condition_names, training.dataset)

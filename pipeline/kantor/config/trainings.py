@@ -4,28 +4,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from kantor.config.base import ColumnName, Count, Name, Positive, Settings, parsed
+from kantor.config.base import ColumnName, Count, Decay, Name, Positive, Settings, parsed
 from kantor.config.networks import CriticNetwork, GeneratorNetwork
 from kantor.config.objectives import Objective, Penalty, Term
 from kantor.config.presets import OBJECTIVES, PRESETS, merged
 from kantor.config.transforms import Shower, Transform
-
-
-class Decay(Settings):
-    """A factor that falls from one while progress goes from 0 to 1."""
-
-    schedule: Literal["constant", "linear", "cosine", "exponential"] = Field(
-        default="constant", description="how the value falls over the run"
-    )
-    final: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        default=None, description="fraction left in the end; none: 0, or 0.01 of an exponential"
-    )
-
-    @model_validator(mode="after")
-    def _exponentials_never_reach_zero(self) -> Self:
-        if self.schedule == "exponential" and self.final == 0:
-            raise ValueError("an exponential never reaches zero: give a 'final' above 0, or take 'linear' or 'cosine'")
-        return self
 
 
 class InstanceNoise(Decay):
@@ -163,9 +146,11 @@ class Training(Settings):
             # Dropped once it is merged, so that equal settings written differently stay equal.
             data = merged(PRESETS[data["preset"]], {key: value for key, value in data.items() if key != "preset"})
         objective = data.get("objective")
-        # With an embedding, matching is adversarial, and the schema's defaults are meant.
-        if isinstance(objective, dict) and not objective.get("embedding"):
-            data = merged(OBJECTIVES.get(str(objective.get("kind")), {}), data)
+        if isinstance(objective, dict):
+            kind = str(objective.get("kind"))
+            # With an embedding, matching is adversarial, and the schema's defaults are meant.
+            adversarial = kind in ("energy", "mmd") and objective.get("embedding")
+            data = merged({} if adversarial else OBJECTIVES.get(kind, {}), data)
         for name in ("critic_optimiser", "generator_optimiser"):
             if isinstance(data.get(name), dict):
                 data = {**data, name: {"kind": "adam", **data[name]}}
@@ -191,9 +176,9 @@ class Training(Settings):
     def _parts_agree(self) -> Self:
         kind, critic_free = self.objective.kind, self.objective.critic_free
         if critic_free and self.n_critic > 0:
+            other = ", or give the objective an 'embedding' for a critic to learn" if kind != "engression" else ""
             raise ValueError(
-                f"n_critic = {self.n_critic}, but '{kind}' on features has no critic: set n_critic to 0, "
-                "or give the objective an 'embedding' for a critic to learn"
+                f"n_critic = {self.n_critic}, but '{kind}' on features has no critic: set n_critic to 0{other}"
             )
         if not critic_free and self.n_critic == 0:
             raise ValueError(f"n_critic = 0, but the critic of '{kind}' has to learn: set n_critic to 1 or more")
@@ -201,11 +186,13 @@ class Training(Settings):
             raise ValueError(f"terms: {needy[0]} needs a critic, and '{kind}' on features has none: remove it")
         if critic_free and self.head_start is not None:
             raise ValueError(f"head_start: '{kind}' on features has no critic to be ahead: remove it")
-        if critic_free and getattr(self.objective, "penalty", None) != Penalty():
+        if critic_free and getattr(self.objective, "penalty", Penalty()) != Penalty():
             raise ValueError(
                 f"objective.penalty: '{kind}' on features has no critic to penalise: remove it, or give an 'embedding'"
             )
-        if self.critic.minibatch_std and self.objective.penalised:
+        if self.instance_noise is not None and self.objective.draws > 1:
+            raise ValueError(f"instance_noise is on what a critic sees, and '{kind}' has none: remove it")
+        if self.critic.minibatch_std and self.objective.row_by_row:
             raise ValueError(
                 f"critic.minibatch_std couples the rows of a batch, and the gradient penalty of '{kind}' is defined "
                 "row by row: set minibatch_std to 0, or take an objective without penalty"
@@ -215,6 +202,8 @@ class Training(Settings):
                 f"batch = {self.batch} is no multiple of critic.minibatch_std = {self.critic.minibatch_std}, "
                 "the rows of a group: change one of them"
             )
+        if self.critic.pack > 1:
+            self._check_packs()
         self.objective.check_critic(self.critic)
         if self.autocast != "none" and self.precision == "float64":
             raise ValueError("autocast to bfloat16 with precision float64 contradicts itself: change one of them")
@@ -226,3 +215,34 @@ class Training(Settings):
             if getattr(self, name).warm_up >= self.steps:
                 raise ValueError(f"{name}.warm_up lasts {self.steps} steps, the whole run, or longer: shorten it")
         return self
+
+    def _check_packs(self) -> None:
+        pack = self.critic.pack
+        if self.objective.critic_free:
+            raise ValueError(f"critic.pack = {pack}, but '{self.objective.kind}' on features has no critic: remove it")
+        if self.critic.minibatch_std:
+            raise ValueError("critic.pack and critic.minibatch_std both let a critic see several events: remove one")
+        if self.critic.dropout:
+            raise ValueError(
+                "critic.dropout has a mask for each event, and critic.pack joins events: remove one of them"
+            )
+        if any(term.needs_critic for term in self.terms):
+            raise ValueError("terms: feature_matching looks at single events, and critic.pack joins them: remove one")
+        if self.batch % (2 * pack):
+            raise ValueError(
+                f"batch = {self.batch} is no multiple of {2 * pack}, a pair of packs of critic.pack = {pack}: "
+                "change one of them"
+            )
+
+    def check_conditions(self, names: list[str]) -> None:
+        """Raise `ValueError` where the critic would judge events of different conditions as one."""
+        if names and self.critic.pack > 1:
+            raise ValueError(
+                f"critic.pack = {self.critic.pack} joins events, whose conditions ({', '.join(names)}) differ: "
+                "set pack to 1, or make features of the conditions"
+            )
+
+    @property
+    def group(self) -> int:
+        """Rows that have to stay on one rank, if more than a pair; else 0."""
+        return 2 * self.critic.pack if self.critic.pack > 1 else self.critic.minibatch_std

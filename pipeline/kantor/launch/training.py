@@ -42,7 +42,7 @@ def launch(job: Job) -> None:
     job = replace(job, manifest=job.manifest.absolute(), out=job.out.absolute())
     manifest = Manifest.read(job.manifest)
     check_columns(job.settings, manifest)
-    check_batch(job.settings.batch, manifest.split.train, job.workers, job.settings.critic.minibatch_std)
+    check_batch(job.settings.batch, manifest.split.train, job.workers, job.settings.group)
     check_autocast(job, gpus=job.gpus)
     _check_nodes(job)
     checkpoints = Checkpoints(job.checkpoints, job.settings.keep_checkpoints)

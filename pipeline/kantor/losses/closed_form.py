@@ -1,5 +1,7 @@
 """The critic losses of multilayer perceptrons in closed form: many times fewer operations than by autograd."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -7,8 +9,9 @@ from torch import Tensor, nn
 
 from kantor import config
 from kantor.losses.base import Batch, CriticLoss, bare
+from kantor.losses.penalty import Points
 from kantor.models.networks.perceptron import PerceptronCritic
-from kantor_kernels import Comparison, Perceptron, mlp_critic_step
+from kantor_kernels import Comparison, CriticStep, Perceptron, mlp_critic_step
 from kantor_kernels.critic_step import why_not_bypass, with_gradients
 
 
@@ -25,32 +28,61 @@ def perceptron_of(critic: nn.Module) -> Perceptron | None:
     return perceptron
 
 
+Kind = Literal["wasserstein", "energy", "surrogate"] | Comparison
+
+
 def closed_form(
     critic: nn.Module,
     perceptron: Perceptron,
     batch: Batch,
-    kind: Literal["wasserstein", "energy", "surrogate"] | Comparison,
+    kind: Kind,
     penalty: config.Penalty,
-    penalty_coefficients: Tensor,
+    where: Sequence[Points],
     coefficients: Tensor | None = None,
     fake_coefficients: Tensor | None = None,
 ) -> CriticLoss:
     """As `penalised`, whose loss and gradients this equals, with the distance of `kind`; see `mlp_critic_step`."""
-    step = mlp_critic_step(
-        perceptron,
-        batch.real,
-        batch.fake,
-        conditions=batch.conditions,
-        loss=kind,
-        weight=penalty.weight,
-        target=penalty.target,
-        one_sided=penalty.one_sided,
-        eps=batch.eps[::2] if kind == "energy" else batch.eps,
-        coefficients=coefficients,
-        fake_coefficients=fake_coefficients,
-        penalty_coefficients=penalty_coefficients,
-    )
-    loss = with_gradients(step.loss, perceptron.parameters(), step.gradients)
+
+    def step(points: Points, kind: Kind, a: Tensor | None, b: Tensor | None) -> CriticStep:
+        return mlp_critic_step(
+            perceptron,
+            batch.real,
+            batch.fake,
+            conditions=batch.conditions,
+            loss=kind,
+            weight=penalty.factor * batch.penalty_share,
+            target=penalty.target,
+            one_sided=penalty.one_sided,
+            eps=points.eps,
+            coefficients=a,
+            fake_coefficients=b,
+            penalty_coefficients=points.coefficients,
+        )
+
+    first, *others = where
+    found = step(first, kind, coefficients, fake_coefficients)
+    norms = [first.coefficients @ found.norms]
+    for points in others:
+        # A penalty at other rows, too, is a step of its own, in which the distance does not count again.
+        if isinstance(kind, str):
+            more = step(points, kind, torch.zeros_like(points.coefficients), None)
+        else:
+            more = step(points, _WitnessAlone(kind), None, None)
+        gradients = tuple(torch._foreach_add(found.gradients, more.gradients))  # pyright: ignore[reportPrivateImportUsage]
+        found = CriticStep(found.loss + more.loss, found.distance, found.penalty + more.penalty, found.norms, gradients)
+        norms.append(points.coefficients @ more.norms)
+    loss = with_gradients(found.loss, perceptron.parameters(), found.gradients)
     # Data parallelism averages the gradients of what has passed its wrapper.
     loss = critic(batch.real, batch.conditions, loss)
-    return CriticLoss(loss, step.distance, step.penalty, penalty_coefficients @ step.norms)
+    return CriticLoss(loss, found.distance, found.penalty, torch.stack(norms).mean())
+
+
+@dataclass(frozen=True)
+class _WitnessAlone:
+    """A comparison whose distance does not count."""
+
+    comparison: Comparison
+
+    def compare(self, real_BO: Tensor, fake_BO: Tensor, between_BO: Tensor) -> tuple[Tensor, Tensor]:
+        distance, slope_BO = self.comparison.compare(real_BO, fake_BO, between_BO)
+        return 0 * distance, slope_BO

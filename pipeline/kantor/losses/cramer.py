@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from kantor import config
-from kantor.losses.base import Batch, CriticLoss, Objective, bare
+from kantor.losses.base import Batch, CriticLoss, Objective, bare, length
 from kantor.losses.closed_form import closed_form, perceptron_of
 from kantor.losses.moments import AllPairs
-from kantor.losses.penalty import penalised
+from kantor.losses.penalty import penalised, points
 from kantor.losses.reduction import both_coefficients, weighted_mean
 from kantor_kernels import Energy
 
@@ -29,20 +29,21 @@ class CramerEnergy(Objective):
         self.settings, self.outputs = settings, settings.embedding
 
     def critic_loss(self, critic: nn.Module, batch: Batch) -> CriticLoss:
-        weights_P = _pair_weights(batch)
+        penalty, weights_P, eps_P1 = self.settings.penalty, _pair_weights(batch), batch.eps[::2]
+        a_P, c_P = both_coefficients(weights_P, eps_P1[:, 0])
+        where = points(penalty, eps_P1, c_P, c_P)
         perceptron = perceptron_of(critic)
         if perceptron is not None:
-            a_P, c_P = both_coefficients(weights_P, batch.eps[::2, 0])
-            return closed_form(critic, perceptron, batch, "energy", self.settings.penalty, c_P, a_P)
+            return closed_form(critic, perceptron, batch, "energy", penalty, where, a_P)
         real_BO, fake_BO = _embed(critic, batch)
         distance = _energy(real_BO, fake_BO, weights_P)
         real2_PO, fake2_PO = real_BO[1::2], fake_BO[1::2]
 
         def f(x_PD: Tensor, c_PC: Tensor) -> Tensor:
             h_PO = bare(critic)(x_PD, c_PC)
-            return _norm(h_PO - fake2_PO) - _norm(h_PO - real2_PO)
+            return length(h_PO - fake2_PO) - length(h_PO - real2_PO)
 
-        return penalised(self.settings.penalty, f, batch, slice(0, None, 2), distance, weights_P)
+        return penalised(penalty, f, batch, slice(0, None, 2), distance, where)
 
     def generator_loss(self, critic: nn.Module, batch: Batch) -> Tensor:
         return _energy(*_embed_generated(critic, batch), _pair_weights(batch))
@@ -61,16 +62,17 @@ class CramerSurrogate(Objective):
         self.settings, self.outputs = settings, settings.embedding
 
     def critic_loss(self, critic: nn.Module, batch: Batch) -> CriticLoss:
-        weights_B = _row_weights(batch)
+        penalty, weights_B = self.settings.penalty, _row_weights(batch)
+        a_B, c_B = both_coefficients(weights_B, batch.eps[:, 0])
+        where = points(penalty, batch.eps, c_B, c_B)
         perceptron = perceptron_of(critic)
         if perceptron is not None:
-            a_B, c_B = both_coefficients(weights_B, batch.eps[:, 0])
-            return closed_form(critic, perceptron, batch, "surrogate", self.settings.penalty, c_B, a_B)
+            return closed_form(critic, perceptron, batch, "surrogate", penalty, where, a_B)
         real_BO, fake_BO = _embed(critic, batch)
         partner_BO = _partners(fake_BO)
 
         def witness(h_BO: Tensor) -> Tensor:
-            return _norm(h_BO - partner_BO) - _norm(h_BO)
+            return length(h_BO - partner_BO) - length(h_BO)
 
         difference_B = witness(real_BO) - witness(fake_BO)
         distance = weighted_mean(weights_B, difference_B)
@@ -78,12 +80,12 @@ class CramerSurrogate(Objective):
         def f(x_BD: Tensor, c_BC: Tensor) -> Tensor:
             return witness(bare(critic)(x_BD, c_BC))
 
-        return penalised(self.settings.penalty, f, batch, slice(None), distance, weights_B)
+        return penalised(penalty, f, batch, slice(None), distance, where)
 
     def generator_loss(self, critic: nn.Module, batch: Batch) -> Tensor:
         real_BO, fake_BO = _embed_generated(critic, batch)
         partner_BO = _partners(fake_BO)
-        terms_B = _norm(real_BO - fake_BO) + _norm(real_BO - partner_BO) - _norm(fake_BO - partner_BO)
+        terms_B = length(real_BO - fake_BO) + length(real_BO - partner_BO) - length(fake_BO - partner_BO)
         return weighted_mean(_row_weights(batch), terms_B)
 
 
@@ -110,15 +112,8 @@ def _embed_generated(critic: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
 
 def _energy(real_BO: Tensor, fake_BO: Tensor, weights_P: Tensor | None) -> Tensor:
     r1, r2, g1, g2 = real_BO[0::2], real_BO[1::2], fake_BO[0::2], fake_BO[1::2]
-    terms_P = _norm(r1 - g2) + _norm(r2 - g1) - _norm(g1 - g2) - _norm(r1 - r2)
+    terms_P = length(r1 - g2) + length(r2 - g1) - length(g1 - g2) - length(r1 - r2)
     return weighted_mean(weights_P, terms_P)
-
-
-def _norm(v_BO: Tensor) -> Tensor:
-    """|v| per row, with all derivatives 0 where v = 0."""
-    square_B = (v_BO * v_BO).sum(-1)
-    apart_B = square_B > 0
-    return torch.where(apart_B, square_B, 1.0).sqrt() * apart_B
 
 
 def _pair_weights(batch: Batch) -> Tensor | None:

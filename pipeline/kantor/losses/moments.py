@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from kantor import config
 from kantor.losses.base import Batch, CriticLoss, Objective, bare
 from kantor.losses.closed_form import closed_form, perceptron_of
-from kantor.losses.penalty import penalised
-from kantor.losses.reduction import check_total, gathered, penalty_coefficients, world_size
+from kantor.losses.penalty import points, taken, with_penalty
+from kantor.losses.reduction import check_total, gathered, of_generated, penalty_coefficients, world_size
 from kantor_kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic, kernel_witness
 
 
@@ -36,23 +36,27 @@ class AllPairs(Objective):
 
     def critic_loss(self, critic: nn.Module, batch: Batch) -> CriticLoss:
         compare = _Comparison(self.kernel, batch)
+        c_B = penalty_coefficients(batch.weights, batch.eps[:, 0])
+        where = points(self.penalty, batch.eps, c_B, of_generated(batch, c_B))
         perceptron = perceptron_of(critic)
         if perceptron is not None:
-            c_B = penalty_coefficients(batch.weights, batch.eps[:, 0])
-            return closed_form(critic, perceptron, batch, compare, self.penalty, c_B)
+            return closed_form(critic, perceptron, batch, compare, self.penalty, where)
         # One forward for both halves: data parallelism wants one pass through the wrapper and one backward.
         both = critic(torch.cat([batch.real, batch.fake]), torch.cat([batch.conditions] * 2))
         real_BO, fake_BO = both.chunk(2)
 
-        # The slope of f is q . dh/dx with q = df/dh, so that only h has to be differentiated forwards.
-        with torch.no_grad():
-            x_BD = batch.eps * batch.real + (1 - batch.eps) * batch.fake
-        distance, q_BO = compare.compare(real_BO, fake_BO, bare(critic)(x_BD, batch.conditions))
+        distance, found = real_BO.new_zeros(()), []
+        for each in where:
+            # The slope of f is q . dh/dx with q = df/dh, so that only h has to be differentiated forwards.
+            with torch.no_grad():
+                x_BD = each.eps * batch.real + (1 - each.eps) * batch.fake
+            distance, q_BO = compare.compare(real_BO, fake_BO, bare(critic)(x_BD, batch.conditions))
 
-        def f(x_BD: Tensor, c_BC: Tensor) -> Tensor:
-            return (q_BO * bare(critic)(x_BD, c_BC)).sum(-1)
+            def f(x_BD: Tensor, c_BC: Tensor, q_BO: Tensor = q_BO) -> Tensor:
+                return (q_BO * bare(critic)(x_BD, c_BC)).sum(-1)
 
-        return penalised(self.penalty, f, batch, slice(None), distance, batch.weights)
+            found.append(taken(self.penalty, f, batch, slice(None), each))
+        return with_penalty(self.penalty, batch, -distance, distance, found)
 
     def generator_loss(self, critic: nn.Module, batch: Batch) -> Tensor:
         # Nothing flows back through the real rows.

@@ -86,6 +86,13 @@ def penalty_coefficients(weights_B: Tensor | None, like_B: Tensor) -> Tensor:
     return coefficients(None if weights_B is None else weights_B.abs(), like_B)
 
 
+def of_generated(batch: Batch, coefficients_B: Tensor) -> Tensor:
+    """The coefficients of real rows for the generated ones: equal ones, where these carry no weights."""
+    if batch.generated_weights is batch.weights:
+        return coefficients_B
+    return coefficients(None, coefficients_B)
+
+
 def joined_moment(value: Tensor) -> Tensor:
     """The mean over ranks of `value`, for losses that are functions of means over the joined batch.
 

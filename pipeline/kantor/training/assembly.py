@@ -107,7 +107,7 @@ def assemble(
         view.fit(x_ND, c_NC)
         rows = Rows(view(x_ND, c_NC), c_NC, None if weights is None else weights.to(device, dtype))
 
-    objective = make_objective(settings.objective)
+    objective = make_objective(settings.objective, settings.critic.pack)
     state = State.fresh(
         settings,
         features=x_ND.shape[1],

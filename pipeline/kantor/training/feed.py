@@ -60,9 +60,9 @@ class Feed:
         index = self._order[position * self._batch : (position + 1) * self._batch]
         return self._rows.select(index[self._mine])
 
-    def noise(self, update: int) -> Tensor:
-        """The generator's noise of an update, (B, latent)."""
-        return self._normal("noise", update, self._latent)
+    def noise(self, update: int, draw: int = 0) -> Tensor:
+        """The generator's noise of an update, (B, latent), independent for each draw of an event."""
+        return self._normal(f"noise {draw}" if draw else "noise", update, self._latent)
 
     def eps(self, update: int) -> Tensor:
         """Where between real and generated the gradient penalty is taken, (B, 1)."""
@@ -107,6 +107,7 @@ def check_batch(batch: int, rows: int, world: int, group: int = 0) -> None:
         )
     if group and batch % (group * world):
         raise InputError(
-            f"batch = {batch} cannot be shared evenly: {world} workers, whole groups of minibatch_std = {group}",
+            f"batch = {batch} cannot be shared evenly: {world} workers with whole groups of {group} rows "
+            "(critic.minibatch_std, or pairs of critic.pack)",
             cure=f"make 'batch' a multiple of {group * world}, or change the number of workers",
         )

@@ -18,7 +18,7 @@ from kantor.losses.reduction import joined_mean, world_size
 from kantor.models.features import CriticFeatures
 from kantor.models.networks.base import Generator
 from kantor.training.feed import Feed
-from kantor.training.schedules import critic_updates, learning_rate, noise_deviation
+from kantor.training.schedules import critic_updates, learning_rate, noise_deviation, penalty_share
 from kantor.training.state import State
 from kantor_kernels.critic_step import hand_out
 
@@ -92,9 +92,14 @@ def train(
 
 def _batch(settings: Training, state: State, feed: Feed, view: CriticFeatures, generator: nn.Module) -> Batch:
     """The rows of the state's next update, and what is drawn for them."""
-    rows = feed.rows(state.update)
+    rows, draws = feed.rows(state.update), settings.objective.draws
+    noise, conditions = feed.noise(state.update), rows.conditions
+    if draws > 1:
+        # One forward for all draws: data parallelism wants one pass through the wrapper and one backward.
+        noise = torch.cat([noise, *(feed.noise(state.update, draw) for draw in range(1, draws))])
+        conditions = conditions.repeat(draws, 1)
     with _precision(settings, feed):
-        fake_BD = view(generator(feed.noise(state.update), rows.conditions), rows.conditions)
+        fake_BD, *again = view(generator(noise, conditions), conditions).chunk(draws)
     real_BD = rows.real
     if settings.instance_noise is not None:
         deviation = noise_deviation(settings.instance_noise, state.step, settings.steps)
@@ -102,7 +107,8 @@ def _batch(settings: Training, state: State, feed: Feed, view: CriticFeatures, g
         real_BD, fake_BD = real_BD + deviation * real_noise_BD, fake_BD + deviation * fake_noise_BD
     if state.critic.dropped:
         state.critic.draw(feed.dropout(state.update, state.critic.dropped))
-    return Batch(real_BD, fake_BD, rows.conditions, rows.weights, feed.eps(state.update))
+    share = penalty_share(settings.objective.penalises, state.step, settings.steps)
+    return Batch(real_BD, fake_BD, rows.conditions, rows.weights, feed.eps(state.update), share, *again)
 
 
 def _precision(settings: Training, feed: Feed) -> contextlib.AbstractContextManager[object]:

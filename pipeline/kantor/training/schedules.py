@@ -2,7 +2,7 @@
 
 import math
 
-from kantor.config import Decay, InstanceNoise, Optimiser, Training
+from kantor.config import Decay, InstanceNoise, Optimiser, Penalty, Training
 
 
 def factor(decay: Decay, progress: float) -> float:
@@ -35,3 +35,8 @@ def critic_updates(settings: Training, step: int) -> int:
 def noise_deviation(noise: InstanceNoise, step: int, steps: int) -> float:
     """Of the instance noise at generator update `step`."""
     return noise.deviation * factor(noise, step / (noise.steps or steps))
+
+
+def penalty_share(penalty: Penalty | None, step: int, steps: int) -> float:
+    """What is left of the weight of an objective's penalty at generator update `step`."""
+    return 1.0 if penalty is None else factor(penalty, step / steps)

@@ -80,7 +80,7 @@ class State:
                 critic = make_critic(
                     settings.critic,
                     len(conditions),
-                    critic_features,
+                    critic_features * settings.critic.pack,
                     objective.outputs,
                     output_bias=objective.output_bias,
                 )

@@ -49,7 +49,7 @@ def work(job: Job, device: torch.device | str = "cpu") -> None:
         seed=job.seed,
         rank=rank,
         world=world,
-        group=job.settings.critic.minibatch_std,
+        group=job.settings.group,
     )
     checkpoints = Checkpoints(job.checkpoints, job.settings.keep_checkpoints)
     with checkpoints.locked() if rank == 0 else nullcontext():

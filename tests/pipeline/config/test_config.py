@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import pytest
 
-from kantor.config import Adam, Config, DisSource, Objective, Term, Training, Validation, load, parse, schema
+from kantor.config import Adam, Config, DisSource, Objective, Penalty, Term, Training, Validation, load, parse, schema
 from kantor.config.documentation import reference
 from kantor.config.presets import PRESETS
 from kantor.errors import ConfigError
@@ -123,6 +123,29 @@ def training(**settings: object) -> Training:
         ({"objective": {"kind": "energy"}, "n_critic": 5}, "n_critic = 5, but 'energy' on features has no critic"),
         ({"objective": {"kind": "energy"}, "head_start": {}}, "has no critic to be ahead"),
         ({"objective": {"kind": "mmd", "penalty": {"weight": 1}}}, "has no critic to penalise"),
+        (
+            {"objective": {"kind": "ns_gan", "penalty": {"kind": "r1"}}, "critic": {"minibatch_std": 4}},
+            "penalty of 'ns_gan' is defined row by row",
+        ),
+        ({"objective": {"kind": "gan", "penalty": {"kind": "r1", "target": 1}}}, "remove target, or take 'kind: gp'"),
+        (
+            {"objective": {"kind": "wgan_gp", "penalty": {"kind": "gp", "one_sided": True}}},
+            "contradict each other: remove one_sided; 'kind: lp' is",
+        ),
+        ({"objective": {"kind": "wgan_gp", "penalty": {"kind": "r2", "one_sided": False}}}, "remove one_sided"),
+        ({"objective": {"kind": "wgan_gp", "penalty": {"one_sided": 2}}}, "one_sided must be true or false"),
+        ({"objective": {"kind": "wgan_gp", "penalty": {"schedule": "exponential", "final": 0}}}, "never reaches zero"),
+        ({"objective": {"kind": "mmd_gan", "scaled": 1, "penalty": {}}}, "remove one of them"),
+        ({"objective": {"kind": "mmd_gan", "penalty": None}}, "give a penalty, or 'scaled'"),
+        ({"objective": {"kind": "mmd_gan", "scaled": 1, "kernel": "laplacian"}}, "take gaussian or rational_quadratic"),
+        ({"objective": {"kind": "mmd_gan", "scaled": 1}, "critic": {"minibatch_std": 4}}, "is defined row by row"),
+        ({"objective": {"kind": "engression"}, "n_critic": 5}, "no critic: set n_critic to 0\n"),
+        ({"objective": {"kind": "engression"}, "instance_noise": {"deviation": 1}}, "instance_noise is on what"),
+        ({"objective": {"kind": "energy"}, "critic": {"pack": 2}}, "pack = 2, but 'energy' on features has no critic"),
+        ({"objective": {"kind": "gan"}, "critic": {"pack": 2, "minibatch_std": 4}}, "several events: remove one"),
+        ({"critic": {"pack": 2, "dropout": 0.1}}, "dropout has a mask for each event"),
+        ({"critic": {"pack": 2}, "terms": [{"kind": "feature_matching"}]}, "feature_matching looks at single events"),
+        ({"critic": {"pack": 3}}, "batch = 512 is no multiple of 6"),
         ({"n_critic": 0}, "the critic of 'wgan_gp' has to learn"),
         ({"objective": {"kind": "mmd"}, "terms": [{"kind": "feature_matching"}]}, "feature_matching needs a critic"),
         ({"precision": "float64", "autocast": "bfloat16"}, "contradicts itself"),
@@ -158,8 +181,25 @@ def test_what_a_training_s_data_cannot_carry_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="a constrainer regresses conditions, and dataset 'd' has none"):
         config(constrained, tmp_path)
+    packed = FILE.replace("critic: surrogate}", "critic: energy}, critic: {pack: 2}")
+    config(packed, tmp_path)
+    with pytest.raises(ConfigError, match=r"trainings.t: critic.pack = 2 joins events, whose conditions \(q\) differ"):
+        config(packed.replace("features: [x],", "features: [x], conditions: [q],"), tmp_path)
     with pytest.raises(ConfigError, match=r"terms: conditions names 'p', which is not defined"):
         config(constrained.replace("features: [x],", "features: [x], conditions: [q],"), tmp_path)
+
+
+def test_a_penalty_is_one_sided_by_its_kind() -> None:
+    old, new = (
+        training(objective={"kind": "wgan_gp", "penalty": penalty | {"weight": 3}})
+        for penalty in ({"one_sided": True}, {"kind": "lp"})
+    )
+    assert old.canonical() == new.canonical()
+    # As bundles of before have it.
+    whole = {"weight": 10.0, "target": 1.0, "one_sided": False}
+    assert training(objective={"kind": "wgan_gp", "penalty": whole}) == training()
+    assert Penalty(kind="r1").target == 0
+    assert Penalty.model_validate(Penalty(kind="r1").model_dump()) == Penalty(kind="r1")
 
 
 def test_an_objective_brings_its_paper_s_defaults() -> None:
@@ -168,6 +208,13 @@ def test_an_objective_brings_its_paper_s_defaults() -> None:
     assert training(objective={"kind": "ns_gan"}).n_critic == 1
     assert training(objective={"kind": "sn_gan"}).critic.spectral_norm
     assert training(objective={"kind": "energy"}).n_critic == 0
+    assert training(objective={"kind": "engression"}).n_critic == 0
+    mmd_gan = training(objective={"kind": "mmd_gan", "embedding": 8, "scaled": 2})
+    assert (mmd_gan.n_critic, mmd_gan.generator_optimiser) == (5, Adam(learning_rate=1e-4, betas=(0.5, 0.9)))
+    assert parse(Training, mmd_gan.canonical(), "test") == mmd_gan
+    r3gan = training(objective={"kind": "r3gan", "penalty": {"weight": 0.5}})
+    assert (r3gan.n_critic, r3gan.critic_optimiser, r3gan.generator_optimiser) == (1, Adam(), Adam())
+    assert r3gan.objective.penalises == Penalty(kind="r1r2", weight=0.5)
     assert training(objective={"kind": "energy", "embedding": 8}).n_critic == 5
     mine = training(objective={"kind": "wgan"}, n_critic=3, critic_optimiser={"learning_rate": 1e-3})
     assert mine.n_critic == 3

@@ -14,13 +14,19 @@ from kantor.losses.closed_form import perceptron_of
 from kantor.models.networks.perceptron import PerceptronCritic
 
 B, D, C = 8, 3, 2
-PENALTY = Penalty(weight=3.0, target=0.7, one_sided=True)
+PENALTY = Penalty(kind="lp", weight=3.0, target=0.7)
+CENTRED = Penalty(kind="r1r2", weight=3.0)
 OBJECTIVES = {
     "wgan_gp": config.WganGp(kind="wgan_gp", penalty=PENALTY),
     "cramer": config.Cramer(kind="cramer", embedding=4, penalty=PENALTY),
     "surrogate": config.Cramer(kind="cramer", critic="surrogate", embedding=4, penalty=PENALTY),
     "all pairs": config.Cramer(kind="cramer", pairs="all", embedding=4, penalty=PENALTY),
     "mmd": config.MmdMatching(kind="mmd", embedding=4, scales=[0.7, 2.0], penalty=PENALTY),
+    "cramer, r1r2": config.Cramer(kind="cramer", embedding=4, penalty=CENTRED),
+    "surrogate, r2": config.Cramer(
+        kind="cramer", critic="surrogate", embedding=4, penalty=Penalty(kind="r2", weight=3.0)
+    ),
+    "mmd, r1r2": config.MmdMatching(kind="mmd", embedding=4, scales=[0.7, 2.0], penalty=CENTRED),
 }
 
 

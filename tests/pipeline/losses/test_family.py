@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -80,10 +81,17 @@ def wasserstein(real: Tensor, fake: Tensor, a: Tensor, g: Tensor) -> tuple[Tenso
     return g @ fake - a @ real, -(g @ fake)
 
 
+def relativistic(real: Tensor, fake: Tensor, a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Of pairs, which count by the weight of the real event."""
+    return -(a @ torch.log(torch.sigmoid(real - fake))), -(a @ torch.log(torch.sigmoid(fake - real)))
+
+
 SCORED: dict[str, tuple[config.Objective, Formula]] = {
     "gan": (config.Gan(kind="gan", real_label=0.9), minimax),
     "ns_gan": (config.NsGan(kind="ns_gan"), non_saturating),
     "ls_gan": (config.LsGan(kind="ls_gan"), least_squares),
+    "hinge": (config.Hinge(kind="hinge"), hinge),
+    "r3gan": (config.R3Gan(kind="r3gan", penalty=config.Penalty(weight=0.0)), relativistic),
     "sn_gan": (config.SnGan(kind="sn_gan"), hinge),
     "sn_gan, non-saturating": (config.SnGan(kind="sn_gan", loss="non_saturating"), non_saturating),
     "wgan": (config.Wgan(kind="wgan"), wasserstein),
@@ -131,6 +139,7 @@ def test_the_best_critics_find_the_divergences() -> None:
     divergences = {
         "gan": (sum(kl) / 2, (p / q).log()),
         "ls_gan": (((p - q) ** 2 / (p + q)).sum().item() / 2, p / (p + q)),
+        "hinge": ((p - q).abs().sum().item() / 2, (p - q).sign()),
         "sn_gan": ((p - q).abs().sum().item() / 2, (p - q).sign()),
     }
     b = bernoulli(0.7, 0.2)
@@ -142,9 +151,29 @@ def test_the_best_critics_find_the_divergences() -> None:
         assert worse < found, case
 
 
+def test_the_best_critic_of_pairs_finds_the_divergence_of_ordered_pairs() -> None:
+    """The same p and q; rows are all pairs (x, x~), as often as independent events meet."""
+    p, q = torch.tensor([[0.3, 0.7], [0.8, 0.2]], dtype=torch.float64)
+    ordered, swapped = torch.outer(p, q), torch.outer(q, p)
+    middle = (ordered + swapped) / 2
+    divergence = sum((v * (v / middle).log()).sum() for v in (ordered, swapped)) / 2
+    counts = (100 * ordered).round().long().flatten()
+    x, y = torch.cartesian_prod(torch.arange(2.0), torch.arange(2.0)).double().repeat_interleave(counts, 0).split(1, 1)
+    b = Batch(x, y, torch.empty(len(x), 0), None, torch.zeros_like(x))
+    objective = make_objective(SCORED["r3gan"][0])
+
+    def found(score: Callable[[Tensor], Tensor]) -> float:
+        return objective.critic_loss(Score(score), b).distance.item()
+
+    best = (p / q).log()
+    assert found(lambda x: best[x.long()] + 3 + 0 * x) == pytest.approx(float(divergence), rel=1e-9)
+    assert found(lambda x: 1.1 * best[x.long()] + 0 * x) < float(divergence)
+    assert found(lambda x: 0 * x) == pytest.approx(0, abs=1e-12)
+
+
 def test_no_difference_is_a_distance_of_zero() -> None:
     b = bernoulli(0.4, 0.4)
-    for case, constant in (("gan", 0.0), ("ns_gan", 0.0), ("ls_gan", 0.5), ("sn_gan", 0.0), ("wgan", 3.0)):
+    for case, constant in {"gan": 0.0, "ns_gan": 0.0, "ls_gan": 0.5, "hinge": 0.0, "sn_gan": 0.0, "wgan": 3.0}.items():
         objective = make_objective(SCORED[case][0])
         found = objective.critic_loss(Score(lambda x, constant=constant: 0 * x + constant), b).distance.item()
         assert found == pytest.approx(0, abs=1e-12), case
@@ -164,6 +193,35 @@ def test_clipping_cuts_every_parameter() -> None:
     for parameter in f.parameters():
         assert parameter.abs().max() <= 0.02
     assert any((parameter.abs() == 0.02).any() for parameter in f.parameters())
+
+
+@pytest.mark.parametrize("case", ["ns_gan", "r3gan", "wgan"])
+def test_packs_are_rows_of_the_product_law(case: str) -> None:
+    """Two events side by side are one row; it counts by the product of their weights, generated ones alike."""
+    settings, formula = SCORED[case]
+    objective, b = make_objective(settings, pack=2), batch(conditional=False)
+    torch.manual_seed(2)
+    f = PerceptronCritic(config.CriticNetwork(width=16, depth=2, activation="silu"), 0, 2 * D, 1).double()
+    assert b.weights is not None
+    pairs = b.weights[0::2] * b.weights[1::2]
+    real, fake = (f(torch.cat([rows[0::2], rows[1::2]], 1), b.conditions[0::2])[:, 0] for rows in (b.real, b.fake))
+    critic_loss, generator_loss = formula(real, fake, pairs / pairs.sum(), torch.full_like(pairs, 2 / B))
+    close(objective.critic_loss(f, b).loss, critic_loss, list(f.parameters()))
+    close(objective.generator_loss(f, b), generator_loss, [b.fake])
+    objective.after_critic_update(f)
+    assert (max(p.abs().max() for p in f.parameters()) <= 0.01) == (case == "wgan")
+
+
+def test_a_pack_has_one_point_between() -> None:
+    penalty = config.Penalty(weight=LAMBDA)
+    objective = make_objective(config.WganGp(kind="wgan_gp", penalty=penalty), pack=4)
+    b = batch(weighted=False, conditional=False)
+    torch.manual_seed(2)
+    f = PerceptronCritic(config.CriticNetwork(width=16, depth=2, activation="silu"), 0, 4 * D, 1).double()
+    real, fake = b.real.reshape(2, -1), b.fake.detach().reshape(2, -1)
+    between = (b.eps[::4] * real + (1 - b.eps[::4]) * fake).requires_grad_()
+    (slope,) = torch.autograd.grad(f(between, b.conditions[::4]).sum(), between)
+    assert objective.critic_loss(f, b).penalty.item() == pytest.approx(((slope.norm(dim=1) - 1) ** 2).mean().item())
 
 
 # ---------------------------------------------------------------------------------------------------------- all pairs
@@ -252,6 +310,93 @@ def test_tiles_of_pairs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = objective.critic_loss(h, b).loss
     monkeypatch.setattr("kantor_kernels.pairwise.slope.PAIRS", 3 * B)
     close(objective.critic_loss(h, b).loss, whole, list(h.parameters()))
+
+
+SCALED = {
+    "gaussian": (config.MmdGan(kind="mmd_gan", kernel="gaussian", scales=[0.5**0.5], embedding=4, scaled=0.3), 2.0),
+    "rational": (config.MmdGan(kind="mmd_gan", scales=[0.5, 2.0], embedding=4, scaled=0.3), 1.0),
+}
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "signed weights"])
+@pytest.mark.parametrize("conditional", [False, True], ids=["unconditional", "conditional"])
+@pytest.mark.parametrize("case", SCALED)
+def test_the_scaled_mmd_is_the_formula(case: str, conditional: bool, weighted: bool) -> None:
+    """The size of the kernel by hand: the mixed second derivative of k(h(x), h(y)) by x and y, at y = x."""
+    settings, curvature = SCALED[case]
+    kernel = gaussian_kernel if case == "gaussian" else rational_kernel
+    objective = make_objective(settings)
+    b = batch(weighted=weighted, conditional=conditional)
+    h = critic(4, C if conditional else 0)
+    a, g = weights_of(b)
+
+    def size_of_row(x: Tensor, c: Tensor) -> Tensor:
+        jacobian = torch.autograd.functional.jacobian(lambda v: h(v[None], c[None])[0], x, create_graph=True)
+        return jacobian.square().sum()
+
+    square_B = torch.stack([size_of_row(*row) for row in zip(b.real, b.conditions, strict=True)])
+    size = 0.3 + 1 + curvature * (a.abs() @ square_B) / a.abs().sum()
+    distance = all_pairs_by_hand(kernel, h(b.real, b.conditions), h(b.fake, b.conditions), a, g) / size
+
+    ours = objective.critic_loss(h, b)
+    close(ours.loss, -distance, list(h.parameters()))
+    assert ours.distance.item() == pytest.approx(distance.item(), rel=1e-10)
+    h.requires_grad_(False)
+    close(objective.generator_loss(h, b), distance, [b.fake])
+
+
+def test_the_size_of_a_scaled_kernel_is_its_curvature() -> None:
+    """d^2 k(x, y) / dx dy at y = x, summed over features, is what a kernel's size has beside k(x, x)."""
+    x = torch.tensor([[0.3, -1.0, 2.0]], dtype=torch.float64)
+    for case, (_, curvature) in SCALED.items():
+        kernel = gaussian_kernel if case == "gaussian" else rational_kernel
+        mixed = torch.autograd.functional.hessian(lambda u, v, k=kernel: k(u, v).sum(), (x, x))[0][1]
+        assert mixed.reshape(3, 3).trace().item() == pytest.approx(3 * curvature)
+
+
+def test_mmd_gan_with_a_penalty_is_mmd_of_an_embedding() -> None:
+    penalised = make_objective(config.MmdGan(kind="mmd_gan", scales=[0.5, 2.0], embedding=4, penalty=PENALTY))
+    h, b = critic(4), batch()
+    matching = make_objective(EMBEDDED["mmd"][0])
+    assert penalised.critic_loss(h, b).loss.item() == matching.critic_loss(h, b).loss.item()
+    assert penalised.generator_loss(h, b).item() == matching.generator_loss(h, b).item()
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "signed weights"])
+def test_engression_is_the_energy_score_of_two_draws(weighted: bool) -> None:
+    b = batch(weighted=weighted)
+    again = (b.fake + torch.linspace(-1, 1, B).double()[:, None]).detach().requires_grad_()
+    a, _ = weights_of(b)
+    scores = ((b.real - b.fake).norm(dim=1) + (b.real - again).norm(dim=1) - (b.fake - again).norm(dim=1)) / 2
+    objective = make_objective(config.Engression(kind="engression"))
+    close(objective.generator_loss(Joint(), replace(b, again=again)), a @ scores, [b.fake, again])
+
+
+def test_engression_is_least_for_the_true_law_of_each_condition() -> None:
+    """x = c + normal: less spread, more spread, the law of all conditions together score worse, by what they must."""
+    rng = torch.Generator().manual_seed(3)
+    rows = 40_000
+    c, noise, one, other = torch.randn(4, rows, 1, generator=rng, dtype=torch.float64)
+    objective = make_objective(config.Engression(kind="engression"))
+
+    def score(mean: Tensor, spread: float) -> float:
+        b = Batch(c + noise, mean + spread * one, c, None, torch.zeros_like(c), again=mean + spread * other)
+        return objective.generator_loss(Joint(), b).item()
+
+    def exact(distance: float, spread: float) -> float:
+        """E|x - x~| - E|x~ - x~'| / 2 of normal differences of these deviations."""
+        return (distance - spread * math.sqrt(2) / 2) * math.sqrt(2 / math.pi)
+
+    truth = exact(math.sqrt(2), 1.0)
+    # The standard error of a mean of 40,000 scores, each with a spread below 1.
+    assert score(c, 1.0) == pytest.approx(truth, abs=5 / rows**0.5)
+    for mean, spread, worse in (
+        (c, 0.0, exact(1.0, 0.0)),
+        (c, 2.0, exact(math.sqrt(5), 2.0)),
+        (0 * c, 2**0.5, exact(2.0, 2**0.5)),
+    ):
+        assert worse > truth + 0.05
+        assert score(mean, spread) == pytest.approx(worse, abs=5 / rows**0.5)
 
 
 CRITIC_FREE: dict[str, tuple[config.Objective, Callable[..., Tensor]]] = {

@@ -1,7 +1,7 @@
 """A script: one rank of several trainings, whose gradients and weights `test_ranks` compares.
 
-Arguments: training settings (a JSON object of name -> settings), manifest, output file, rank, world size, rendezvous
-file.
+Arguments: training settings (a JSON object of name -> settings), manifests (one of dataset -> path), output file, rank,
+world size, rendezvous file.
 """
 
 import json
@@ -19,11 +19,15 @@ from kantor.training.assembly import assemble
 from kantor.training.feed import Feed
 
 
-def main(trainings: dict[str, Training], manifest: Path, out: Path, rank: int, world: int, rendezvous: str) -> None:
+def main(
+    trainings: dict[str, Training], manifests: dict[str, str], out: Path, rank: int, world: int, rendezvous: str
+) -> None:
     torch.set_num_threads(1)
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
-    results = {name: one(settings, manifest, rank, world) for name, settings in trainings.items()}
+    results = {
+        name: one(settings, Path(manifests[settings.dataset]), rank, world) for name, settings in trainings.items()
+    }
     if rank == 0:
         torch.save(results, out)
     if world > 1:
@@ -42,7 +46,7 @@ def one(settings: Training, manifest: Path, rank: int, world: int) -> dict[str, 
         seed=1,
         rank=rank,
         world=world,
-        group=settings.critic.minibatch_std,
+        group=settings.group,
     )
 
     critic, generator = loop._parallel(state.critic), loop._parallel(state.generator)
@@ -77,6 +81,6 @@ def flat(tensors: list[Tensor | None]) -> Tensor:
 
 
 if __name__ == "__main__":
-    text, manifest, out, rank, world, rendezvous = sys.argv[1:]
+    text, manifests, out, rank, world, rendezvous = sys.argv[1:]
     trainings = {name: parse(Training, settings, "argument") for name, settings in json.loads(text).items()}
-    main(trainings, Path(manifest), Path(out), int(rank), int(world), rendezvous)
+    main(trainings, json.loads(manifests), Path(out), int(rank), int(world), rendezvous)

@@ -29,7 +29,11 @@ CASES: dict[str, dict[str, Any]] = {
     "wgan_gp, dropout": {"objective": {"kind": "wgan_gp"}, "critic": CRITIC | {"dropout": 0.2}},
     "cramer": {"objective": {"kind": "cramer", "embedding": 8}},
     "cramer, all pairs": {"objective": {"kind": "cramer", "pairs": "all", "embedding": 8}},
+    "r3gan": {"objective": {"kind": "r3gan"}},
+    "cramer, r1r2": {"objective": {"kind": "cramer", "embedding": 8, "penalty": {"kind": "r1r2", "weight": 1.0}}},
+    "mmd_gan, scaled": {"objective": {"kind": "mmd_gan", "embedding": 4, "scaled": 1.0}},
     "energy": {"objective": {"kind": "energy"}, "n_critic": 0},
+    "engression": {"objective": {"kind": "engression"}, "n_critic": 0},
     "terms": {
         "objective": {"kind": "wgan_gp"},
         "instance_noise": {"deviation": 0.1},
@@ -79,8 +83,11 @@ def test_losses_are_those_of_the_processor(case: str, small_training: Training, 
     for device in (DEVICE, "cpu"):
         state.critic.to(device)
         state.terms.to(device)
-        tensors: dict[str, Any] = {name: value.detach().to(device) for name, value in vars(batch).items()}
-        found.append(values(assembly, Batch(**tensors)))
+        there: dict[str, Any] = {
+            name: value.detach().to(device) if isinstance(value, torch.Tensor) else value
+            for name, value in vars(batch).items()
+        }
+        found.append(values(assembly, Batch(**there)))
     assert found[0] == pytest.approx(found[1], rel=1e-9)
 
 

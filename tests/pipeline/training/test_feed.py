@@ -37,6 +37,13 @@ def test_ranks_share_the_global_batch(what: str) -> None:
         assert torch.equal(one.rows(update).real, torch.cat([part.rows(update).real for part in parts]))
 
 
+def test_draws_of_an_event_are_independent_and_shared() -> None:
+    one, parts = feed(), [feed(rank, 4) for rank in range(4)]
+    assert torch.equal(one.noise(7, 1), torch.cat([part.noise(7, 1) for part in parts]))
+    assert torch.equal(one.noise(7, 0), one.noise(7))
+    assert not torch.equal(one.noise(7, 1), one.noise(7))
+
+
 def test_ranks_share_dropout_and_instance_noise() -> None:
     one, parts = feed(), [feed(rank, 4) for rank in range(4)]
     assert one.dropout(3, 5).shape == (B, 5)
@@ -66,5 +73,5 @@ def test_a_batch_larger_than_the_split_is_refused() -> None:
 def test_a_batch_that_ranks_cannot_share_is_refused() -> None:
     with pytest.raises(InputError, match="16 cannot be shared evenly: 3 workers"):
         feed(0, 3)
-    with pytest.raises(InputError, match=r"16 .* 2 workers, whole groups of minibatch_std = 16.*\n.*a multiple of 32"):
+    with pytest.raises(InputError, match=r"16 .* 2 workers with whole groups of 16 rows .*\n.*a multiple of 32"):
         Feed(ROWS, batch=B, latent=3, seed=1, rank=0, world=2, group=16)

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kantor.config import Objective, Term, Training
+from kantor.config import Dataset, Objective, Term, Training
+from kantor.data.staging import stage
+from kantor.machine.ranks import Ranks
 
 SCRIPT = Path(__file__).with_name("one_rank.py")
 Results = dict[str, dict[str, Any]]
@@ -36,13 +38,29 @@ CASES: dict[str, dict[str, Any]] = {
         "critic": CRITIC | {"dropout": 0.3},
         "critic_optimiser": {"learning_rate": 1e-3, "clip_norm": 0.5, "schedule": "exponential", "warm_up": 2},
     },
+    "hinge": {"objective": {"kind": "hinge", "penalty": {"kind": "r1", "weight": 1.0}}},
+    "r3gan": {"objective": {"kind": "r3gan", "penalty": {"weight": 1.0}}},
+    "ns_gan, r1r2": {
+        "objective": {"kind": "ns_gan", "penalty": {"kind": "r1r2", "weight": 1.0, "schedule": "cosine", "final": 0.1}},
+        "critic": CRITIC | {"dropout": 0.3},
+    },
     "cramer": {"objective": {"kind": "cramer", "embedding": 8}},
+    "cramer, r1r2": {"objective": {"kind": "cramer", "embedding": 8, "penalty": {"kind": "r1r2", "weight": 1.0}}},
     "cramer, dropout": {"objective": {"kind": "cramer", "embedding": 8}, "critic": CRITIC | {"dropout": 0.3}},
     "surrogate": {"objective": {"kind": "cramer", "critic": "surrogate", "embedding": 8}},
     "cramer, all pairs": {"objective": {"kind": "cramer", "pairs": "all", "embedding": 8}},
     "energy": {"objective": {"kind": "energy"}, "n_critic": 0},
     "mmd": {"objective": {"kind": "mmd"}, "n_critic": 0},
     "mmd, embedded": {"objective": {"kind": "mmd", "embedding": 8, "kernel": "gaussian"}},
+    "mmd_gan, scaled": {"objective": {"kind": "mmd_gan", "embedding": 4, "scaled": 1.0}},
+    "r3gan, packs": {
+        "dataset": "ring",
+        "objective": {"kind": "r3gan", "penalty": {"weight": 1.0}},
+        "critic": CRITIC | {"pack": 2},
+        "transforms": {},
+        "critic_features": {},
+    },
+    "engression": {"objective": {"kind": "engression"}, "n_critic": 0},
     "terms": {
         "objective": {"kind": "wgan_gp"},
         "terms": [
@@ -63,7 +81,16 @@ def test_every_kind_has_a_case(section: str) -> None:
     assert kinds == {each["kind"] for case in used for each in (case if isinstance(case, list) else [case])}
 
 
-def run(trainings: dict[str, Training], manifest: Path, directory: Path, world: int) -> Results:
+@pytest.fixture(scope="module")
+def manifests(weighted_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Events with a condition and weights of both signs, and events without either."""
+    directory = tmp_path_factory.mktemp("ring")
+    dataset = Dataset.model_validate({"source": {"kind": "ring", "events": 2000}})
+    stage("ring", dataset, directory, Ranks(), processes=1)
+    return {"weighted": weighted_manifest, "ring": directory / "manifest.json"}
+
+
+def run(trainings: dict[str, Training], manifests: dict[str, Path], directory: Path, world: int) -> Results:
     out = directory / f"{world}.pt"
     text = json.dumps({name: settings.model_dump(mode="json") for name, settings in trainings.items()})
     ranks = [
@@ -72,7 +99,7 @@ def run(trainings: dict[str, Training], manifest: Path, directory: Path, world: 
                 sys.executable,
                 str(SCRIPT),
                 text,
-                str(manifest),
+                json.dumps(manifests, default=str),
                 str(out),
                 *map(str, (rank, world)),
                 str(directory / "r"),
@@ -101,11 +128,11 @@ def settings(small_training: Training, case: str, precision: str) -> Training:
 
 @pytest.fixture(scope="module")
 def double(
-    small_training: Training, weighted_manifest: Path, tmp_path_factory: pytest.TempPathFactory
+    small_training: Training, manifests: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Results, Results]:
     """Every case on one rank and on two."""
     trainings = {case: settings(small_training, case, "float64") for case in CASES}
-    one, two = (run(trainings, weighted_manifest, tmp_path_factory.mktemp("ranks"), world) for world in (1, 2))
+    one, two = (run(trainings, manifests, tmp_path_factory.mktemp("ranks"), world) for world in (1, 2))
     return one, two
 
 
@@ -118,18 +145,20 @@ def test_two_ranks_are_one(case: str, double: tuple[Results, Results]) -> None:
 
 @pytest.mark.slow
 def test_four_ranks_are_one(
-    small_training: Training, weighted_manifest: Path, tmp_path: Path, double: tuple[Results, Results]
+    small_training: Training, manifests: dict[str, Path], tmp_path: Path, double: tuple[Results, Results]
 ) -> None:
     cases = ("wgan_gp", "cramer")
     trainings = {case: settings(small_training, case, "float64") for case in cases}
-    four = run(trainings, weighted_manifest, tmp_path, 4)
+    four = run(trainings, manifests, tmp_path, 4)
     for case in cases:
         same(case, double[0][case], four[case])
 
 
 def same(case: str, one: dict[str, Any], more: dict[str, Any]) -> None:
     """One rank and several have the same gradients, weights and losses."""
-    closed_form = case in ("wgan_gp", "cramer", "surrogate", "cramer, all pairs", "mmd, embedded", "terms")
+    closed_form = case in (
+        *("wgan_gp", "cramer", "cramer, r1r2", "surrogate", "cramer, all pairs", "mmd, embedded", "terms"),
+    )
     for results in (one, more):
         assert (results["computed by"] == "_KnownGradientsBackward") == closed_form
     critic_free = CASES[case].get("n_critic") == 0
@@ -143,10 +172,10 @@ def same(case: str, one: dict[str, Any], more: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_two_ranks_are_one_in_single_precision(
-    small_training: Training, weighted_manifest: Path, tmp_path: Path
+    small_training: Training, manifests: dict[str, Path], tmp_path: Path
 ) -> None:
     trainings = {case: settings(small_training, case, "float32") for case in ("wgan_gp", "cramer", "cramer, all pairs")}
-    one, two = (run(trainings, weighted_manifest, tmp_path, world) for world in (1, 2))
+    one, two = (run(trainings, manifests, tmp_path, world) for world in (1, 2))
     for case in trainings:
         for name in ("critic gradient", "generator gradient"):
             assert relative(one[case][name], two[case][name]) <= 1e-5, (case, name)

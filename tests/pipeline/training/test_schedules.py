@@ -2,8 +2,8 @@
 
 import pytest
 
-from kantor.config import Adam, Decay, HeadStart, InstanceNoise, Training
-from kantor.training.schedules import critic_updates, factor, learning_rate, noise_deviation
+from kantor.config import Adam, Decay, HeadStart, InstanceNoise, Penalty, Training
+from kantor.training.schedules import critic_updates, factor, learning_rate, noise_deviation, penalty_share
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,9 @@ def test_instance_noise_falls_over_its_own_steps() -> None:
     assert [noise_deviation(noise, step, 100) for step in (0, 2, 4, 50)] == pytest.approx([0.4, 0.2, 0, 0])
     whole = InstanceNoise(deviation=0.4)
     assert noise_deviation(whole, 50, 100) == pytest.approx(0.2)
+
+
+def test_a_penalty_falls_over_the_run() -> None:
+    falling = Penalty(kind="r1r2", weight=4.0, schedule="cosine", final=0.1)
+    assert [penalty_share(falling, step, 100) for step in (0, 50, 100)] == pytest.approx([1, 0.55, 0.1])
+    assert [penalty_share(penalty, 50, 100) for penalty in (Penalty(), None)] == [1, 1]
