@@ -5,7 +5,7 @@ No input or output happens here, and no launcher is known: `Maintenance` does wh
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -17,10 +17,13 @@ from kantor.losses import Batch, CriticLoss, Objective
 from kantor.losses.reduction import joined_mean, world_size
 from kantor.models.features import CriticFeatures
 from kantor.models.networks.base import Generator
-from kantor.training.feed import Feed
+from kantor.training.feed import Feed, Rows
 from kantor.training.schedules import critic_updates, learning_rate, noise_deviation, penalty_share
 from kantor.training.state import State
 from kantor_kernels.critic_step import hand_out
+
+# Rows that the generator makes at a time for critic updates to come.
+_ROWS_AHEAD = 1 << 15
 
 
 class Maintenance(Protocol):
@@ -62,9 +65,7 @@ def train(
 
         # Critic: n updates, each on fresh real and generated events.
         critic_loss = None
-        for n in range(critic_updates(settings, state.step)):
-            with torch.no_grad():
-                batch = _batch(settings, state, feed, view, state.generator)
+        for n, batch in enumerate(_critic_batches(settings, state, feed, view)):
             with _precision(settings, feed):
                 critic_loss = objective.critic_loss(critic, batch)
             what = f"step {state.step}, critic update {n + 1}"
@@ -74,7 +75,7 @@ def train(
 
         # Generator: one update, through the frozen critic.
         with _frozen(state.critic):
-            batch = _batch(settings, state, feed, view, generator)
+            batch = _next_batch(settings, state, feed, view, generator)
             with _precision(settings, feed):
                 generator_loss = objective.generator_loss(state.critic, batch)
                 for term in state.terms:
@@ -90,16 +91,54 @@ def train(
         maintain(state, LastUpdate(critic_loss, generator_loss))
 
 
-def _batch(settings: Training, state: State, feed: Feed, view: CriticFeatures, generator: nn.Module) -> Batch:
-    """The rows of the state's next update, and what is drawn for them."""
-    rows, draws = feed.rows(state.update), settings.objective.draws
-    noise, conditions = feed.noise(state.update), rows.conditions
-    if draws > 1:
-        # One forward for all draws: data parallelism wants one pass through the wrapper and one backward.
-        noise = torch.cat([noise, *(feed.noise(state.update, draw) for draw in range(1, draws))])
-        conditions = conditions.repeat(draws, 1)
+def _critic_batches(settings: Training, state: State, feed: Feed, view: CriticFeatures) -> Iterator[Batch]:
+    """The batches of the critic's next updates, each when the one before is done."""
+    updates = range(state.update, state.update + critic_updates(settings, state.step))
+    # The generator stands still: as many events as it may hold at a time come from one pass.
+    together = max(1, _ROWS_AHEAD // settings.batch)
+    for first in range(0, len(updates), together):
+        ahead = updates[first : first + together]
+        rows = [feed.rows(update) for update in ahead]
+        with torch.no_grad():
+            fakes = _generated(settings, feed, view, state.generator, ahead, rows)
+        for each, fake_BD in zip(rows, fakes, strict=True):
+            yield _batch(settings, state, feed, each, fake_BD)
+
+
+def _next_batch(settings: Training, state: State, feed: Feed, view: CriticFeatures, generator: nn.Module) -> Batch:
+    """The batch of the state's next update, as generated events of which the generator learns."""
+    rows = feed.rows(state.update)
+    fakes = _generated(settings, feed, view, generator, [state.update], [rows], settings.objective.draws)
+    return _batch(settings, state, feed, rows, *fakes)
+
+
+def _generated(
+    settings: Training,
+    feed: Feed,
+    view: CriticFeatures,
+    generator: nn.Module,
+    updates: Sequence[int],
+    rows: Sequence[Rows],
+    draws: int = 1,
+) -> Sequence[Tensor]:
+    """What the critic sees of events generated from the conditions of rows, (B, D) for each draw of each update.
+
+    One forward for all: data parallelism wants one pass through the wrapper and one backward.
+    """
+    noise = [feed.noise(update, draw) for draw in range(draws) for update in updates]
+    conditions = _joined([each.conditions for each in rows] * draws)
     with _precision(settings, feed):
-        fake_BD, *again = view(generator(noise, conditions), conditions).chunk(draws)
+        return view(generator(_joined(noise), conditions), conditions).chunk(len(noise))
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _batch(
+    settings: Training, state: State, feed: Feed, rows: Rows, fake_BD: Tensor, again_BD: Tensor | None = None
+) -> Batch:
+    """The rows of the state's next update, and what is drawn for them."""
     real_BD = rows.real
     if settings.instance_noise is not None:
         deviation = noise_deviation(settings.instance_noise, state.step, settings.steps)
@@ -108,7 +147,7 @@ def _batch(settings: Training, state: State, feed: Feed, view: CriticFeatures, g
     if state.critic.dropped:
         state.critic.draw(feed.dropout(state.update, state.critic.dropped))
     share = penalty_share(settings.objective.penalises, state.step, settings.steps)
-    return Batch(real_BD, fake_BD, rows.conditions, rows.weights, feed.eps(state.update), share, *again)
+    return Batch(real_BD, fake_BD, rows.conditions, rows.weights, feed.eps(state.update), share, again_BD)
 
 
 def _precision(settings: Training, feed: Feed) -> contextlib.AbstractContextManager[object]:

@@ -53,12 +53,12 @@ def one(settings: Training, manifest: Path, rank: int, world: int) -> dict[str, 
     computed_by = ""
     if objective.outputs:
         with torch.no_grad():
-            batch = loop._batch(settings, state, feed, view, state.generator)
+            batch = loop._next_batch(settings, state, feed, view, state.generator)
         critic_loss = objective.critic_loss(critic, batch).loss
         critic_loss.backward()
         computed_by = type(critic_loss.grad_fn).__name__
     with loop._frozen(state.critic):
-        batch = loop._batch(settings, state, feed, view, generator)
+        batch = loop._next_batch(settings, state, feed, view, generator)
         loss = objective.generator_loss(state.critic, batch)
         sum((term(state.critic, batch) for term in state.terms), loss).backward()
     result: dict[str, Any] = {

@@ -78,7 +78,7 @@ def test_losses_are_those_of_the_processor(case: str, small_training: Training, 
     # Neither dropout nor another step of the spectral norms between the two.
     state = assembly.state
     state.critic.eval()
-    batch = loop._batch(assembly.settings, state, feed, assembly.view, state.generator)
+    batch = loop._next_batch(assembly.settings, state, feed, assembly.view, state.generator)
     found = []
     for device in (DEVICE, "cpu"):
         state.critic.to(device)

@@ -46,7 +46,7 @@ def test_feed_metrics_average_and_checkpoints_cost_less_than_a_twentieth(tmp_pat
     whole = seconds(training.step)
 
     critic_loss = training.objective.critic_loss(
-        state.critic, loop._batch(settings, state, feed, training.view, state.generator)
+        state.critic, loop._next_batch(settings, state, feed, training.view, state.generator)
     )
     last = loop.LastUpdate(critic_loss, critic_loss.loss)
     row = TrainingRow(
