@@ -23,7 +23,7 @@ from kantor_kernels.threads import run_parts
 
 unflatten_dense_tensors: Any = torch._C._nn.unflatten_dense_tensors  # pyright: ignore[reportAttributeAccessIssue]
 _WASSERSTEIN, _ENERGY, _SURROGATE, _ALONE, _COMPARED = range(5)
-_KINDS = {
+KINDS = {
     "wasserstein": _WASSERSTEIN,
     "energy": _ENERGY,
     "surrogate": _SURROGATE,
@@ -44,13 +44,13 @@ def critic_step(perceptron: Perceptron, rows: Rows, loss: Loss) -> CriticStep:
     if not perceptron.straight:
         return by_blocks(perceptron, rows, loss, _Bending)
     with torch.no_grad():
-        step = _step_for(perceptron)
+        step = step_for(perceptron)
         return (step.compare if loss.kind == COMPARED else step.run)(perceptron, rows, loss)
 
 
 def values(perceptron: Perceptron, x_NI: Tensor) -> Tensor:
     """As `reference.values`; a row's values do not depend on the rows beside it, nor on the threads."""
-    return _step_for(perceptron).forward(perceptron, x_NI)
+    return step_for(perceptron).forward(perceptron, x_NI)
 
 
 # How a perceptron and its values lie in memory, level by level: level 0 is the input, level l what layer l gives.
@@ -95,7 +95,12 @@ class _Step:
         self.totals = np.zeros((parts, 3))
         # All parameters in their order, and each of them in there.
         self.parameters = zeros(self.numbers)
-        self.copies = unflatten_dense_tensors(torch.from_numpy(self.parameters), perceptron.parameters())
+        self._like = [torch.empty_like(p) for p in perceptron.parameters()]
+        self.copies = self.views(torch.from_numpy(self.parameters))
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """Each parameter's part of a row of all of them."""
+        return list(unflatten_dense_tensors(flat, self._like))
 
     def copy(self, perceptron: Perceptron) -> None:
         """Copy the parameters, as they are: into rows of padded columns PyTorch would take many times as long."""
@@ -117,15 +122,15 @@ class _Step:
         gradients, total_3 = rows.real.new_empty(self.numbers), rows.real.new_empty(3)
         # Products of each row with all weights, a multiplication and an addition each.
         products = 8 if loss.kind == PENALTY else 20
-        _whole_step(
+        whole_step(
             *self.threads(products * len(rows.real)), self.layout, self.parameters, self.weights, self.transposed,
-            self.biases, perceptron.slope, _KINDS[loss.kind], loss.weight, loss.target, loss.one_sided,
+            self.biases, perceptron.slope, KINDS[loss.kind], loss.weight, loss.target, loss.one_sided,
             *map(_array, (rows.real, rows.fake, conditions, *rows[3:], norm_P)),
             self.values, self.cotangents, self.scratch, self.by_weights, self.by_biases, self.totals,
             gradients.numpy(), total_3.numpy(),
         )  # fmt: skip
         total, distance, penalty = total_3.unbind()
-        by_parameter = unflatten_dense_tensors(gradients, perceptron.parameters())
+        by_parameter = self.views(gradients)
         return CriticStep(total, distance, penalty, norm_P, tuple(by_parameter))
 
     def compare(self, perceptron: Perceptron, rows: Rows, loss: Loss) -> CriticStep:
@@ -158,7 +163,7 @@ class _Step:
             stored, self.cotangents, self.by_weights, self.by_biases, gradients.numpy(),
         )  # fmt: skip
         penalty = rows.real.new_tensor(self.totals[:, 2].sum())
-        by_parameter = unflatten_dense_tensors(gradients, perceptron.parameters())
+        by_parameter = self.views(gradients)
         return CriticStep(loss.weight * penalty - distance, distance, penalty, norm_B, tuple(by_parameter))
 
     def threads(self, products: int) -> tuple[int, int]:
@@ -170,7 +175,7 @@ def _padded(size: int) -> int:
     return -(-size // COLUMNS) * COLUMNS
 
 
-def _step_for(perceptron: Perceptron) -> _Step:
+def step_for(perceptron: Perceptron) -> _Step:
     parts = torch.get_num_threads()
     biased = tuple(bias is not None for bias in perceptron.biases)
     key = (_Step, tuple(w.shape for w in perceptron.weights), biased, perceptron.weights[0].dtype, parts)
@@ -182,7 +187,7 @@ class _Bending(Buffers):
 
     def __init__(self, perceptron: Perceptron, b: int, features: int, kind: str) -> None:
         super().__init__(perceptron, b, features, kind)
-        self.kind = _KINDS[kind]
+        self.kind = KINDS[kind]
         self.x, self.g, self.v = self.values[0].numpy(), self.g_PD.numpy(), self.t[0].numpy()
         self.ends = [parts[-1].numpy() for parts in (self.h, self.r, self.s, self.t)]
 
@@ -296,7 +301,7 @@ def _add_row(parts: Any, here: int, out: Any) -> None:
 
 
 @_jit
-def _whole_step(
+def whole_step(
     starter: int, threads: int, layout: Any, parameters: Any, weights: Any, transposed: Any, biases: Any,
     slope: float, kind: int, weight: float, target: float, one_sided: bool,
     real: Any, fake: Any, conditions: Any, eps: Any, a: Any, b: Any, c: Any, norms: Any,

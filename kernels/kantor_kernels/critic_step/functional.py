@@ -23,8 +23,10 @@ from kantor_kernels.critic_step.problem import (
     COMPARED,
     LOSSES,
     PENALTY,
+    Adam,
     Comparison,
     CriticStep,
+    Descent,
     Loss,
     Perceptron,
     Rows,
@@ -97,6 +99,12 @@ OPERATION = backends.register(
 FORWARD = backends.register(
     "mlp_forward",
     InModule("cpu", "kantor_kernels.critic_step.cpu", "numba", ("cpu",), _bends),
+    InModule("reference", reference),
+)
+
+DESCENT = backends.register(
+    "mlp_critic_descent",
+    InModule("cpu", "kantor_kernels.critic_step.cpu_descent", "numba", ("cpu",), _bends),
     InModule("reference", reference),
 )
 
@@ -177,6 +185,74 @@ def mlp_critic_step(
     _check(perceptron, rows, kind)
     chosen, _ = backends.choose(OPERATION, backend, Layers.of(perceptron, compared=compare is not None))
     return chosen.run("critic_step", perceptron, rows, what)
+
+
+def mlp_critic_descent(
+    critic: nn.Module | Perceptron,
+    real: Tensor,
+    fake: Tensor,
+    adam: Adam,
+    *,
+    eps: Tensor,
+    coefficients: Tensor,
+    penalty_coefficients: Tensor,
+    fake_coefficients: Tensor | None = None,
+    conditions: Tensor | None = None,
+    loss: str = "wasserstein",
+    weight: float = 10.0,
+    target: float = 1.0,
+    one_sided: bool = False,
+    backend: str = "auto",
+) -> Descent:
+    """Several updates of a penalised perceptron critic by Adam, each on rows of its own, in one call.
+
+    Update u is `mlp_critic_step` of row u of every argument, and Adam (Kingma and Ba, arXiv:1412.6980, Algorithm 1) by
+    its gradients. Parameters and moments are changed in place. Before an update whose loss or gradient is not finite it
+    stops, and nothing of that update is done.
+
+    Args:
+        critic: as of `mlp_critic_step`.
+        real: (U, B, D); B even for "energy" and "surrogate".
+        fake: (U, B, D), same dtype and device.
+        adam: moments, steps done, learning rate.
+        eps: (U, P) in [0, 1], P = B, or B / 2 for "energy".
+        coefficients: a, (U, P).
+        penalty_coefficients: c, (U, P).
+        fake_coefficients: b, (U, P); None: as `coefficients`.
+        conditions: (U, B, C), of both rows.
+        loss: "wasserstein", "energy" or "surrogate".
+        weight, target, one_sided: as of `mlp_critic_step`.
+        backend: "auto", "cpu" (ReLU and LeakyReLU) or "reference" (double backward). "auto" takes "cpu" where it can.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: as `mlp_critic_step`, or moments that are not like the parameters.
+    """
+    perceptron = _perceptron("critic", critic, "use a torch.optim.Adam for any other")
+    check_tensors(real=real, fake=fake, eps=eps, coefficients=coefficients, penalty_coefficients=penalty_coefficients)
+    check_optional_tensors(fake_coefficients=fake_coefficients, conditions=conditions)
+    check_choice("loss", loss, LOSSES)
+    check_flags(one_sided=one_sided)
+    b = coefficients if fake_coefficients is None else fake_coefficients
+    rows = Rows(real, fake, conditions, eps, coefficients, b, penalty_coefficients)
+    if real.ndim != 3 or fake.ndim != 3 or any(part is not None and len(part) != len(real) for part in rows):
+        raise ValueError("real and fake must be (U, B, D), and all rows of as many updates")
+    # Of one update, as of all.
+    one = [None if part is None else part[0] for part in rows]
+    _check(perceptron, _rows(one[0], one[1], one[2], loss, one[3], None, one[4], one[5] if loss != "energy" else None,
+                             one[6]), loss)  # fmt: skip
+    for moments in (adam.means, adam.squares):
+        if [(m.shape, m.dtype) for m in moments] != [(p.shape, p.dtype) for p in perceptron.parameters()]:
+            raise ValueError("the moments are not like the parameters, in their order")
+    chosen, _ = backends.choose(DESCENT, backend, Layers.of(perceptron))
+    rows = Rows(*(None if part is None else part.detach() for part in rows))
+    what = Loss(loss, finite_number("weight", weight), finite_number("target", target), one_sided)
+    return chosen.run("descend", perceptron, rows, what, adam)
+
+
+def why_not_descend_at_once(perceptron: Perceptron) -> str | None:
+    """Why `mlp_critic_descent` is not compiled for a perceptron; None where it is."""
+    return None if "cpu" in backends.possible(DESCENT, Layers.of(perceptron)) else "it is compiled for CPUs alone"
 
 
 def penalty_alone(

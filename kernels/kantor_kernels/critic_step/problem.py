@@ -160,6 +160,42 @@ class CriticStep(NamedTuple):
     gradients: tuple[Tensor, ...]
 
 
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma and Ba, arXiv:1412.6980, Algorithm 1) in the middle of its way; the moments are changed in place.
+
+    Attributes:
+        means, squares: first and second moments, like the parameters and in their order.
+        steps: updates done before.
+        learning_rate, betas, epsilon: alpha, (beta_1, beta_2) and epsilon of the paper.
+    """
+
+    means: list[Tensor]
+    squares: list[Tensor]
+    steps: int
+    learning_rate: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+
+
+class Descent(NamedTuple):
+    """The result of `mlp_critic_descent`: `CriticStep`s of U updates, detached, without their gradients.
+
+    Attributes:
+        updates: done; fewer than U where the loss or the gradient of the next one is not finite.
+        losses, distances, penalties: (U,).
+        norms: (U, P), |g|.
+        gradient_norms: (U,), of the gradient by all parameters.
+    """
+
+    updates: int
+    losses: Tensor
+    distances: Tensor
+    penalties: Tensor
+    norms: Tensor
+    gradient_norms: Tensor
+
+
 def read(module: nn.Module) -> Perceptron | str:
     """The perceptron that an nn.Sequential of Linear layers with one kind of activation between them is, or why not.
 

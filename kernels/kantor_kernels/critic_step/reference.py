@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kantor_kernels.critic_step.problem import CriticStep, Loss, Perceptron, Rows
+from kantor_kernels.critic_step.problem import Adam, CriticStep, Descent, Loss, Perceptron, Rows
 
 _SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "tanh": torch.tanh, "softplus": F.softplus}
 
@@ -44,6 +44,36 @@ def critic_step(perceptron: Perceptron, rows: Rows, loss: Loss) -> CriticStep:
         total = -distance + loss.weight * penalty
         gradients = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
     return CriticStep(total.detach(), distance.detach(), penalty.detach(), norm_P.detach(), gradients)
+
+
+@torch.no_grad()
+def descend(perceptron: Perceptron, rows: Rows, loss: Loss, adam: Adam) -> Descent:
+    """Updates one after the other; `rows` are those of all, (U, ...) each."""
+    steps: list[CriticStep] = []
+    norms: list[Tensor] = []
+    beta1, beta2 = adam.betas
+    for update, parts in enumerate(zip(*(part for part in rows if part is not None), strict=True)):
+        each = iter(parts)
+        step = critic_step(perceptron, Rows(*(None if part is None else next(each) for part in rows)), loss)
+        norm = torch.stack([g.norm() for g in step.gradients]).norm()
+        steps.append(step)
+        norms.append(norm)
+        if not bool(torch.isfinite(norm) & torch.isfinite(step.loss)):
+            break
+        t = adam.steps + update + 1
+        for p, g, m, v in zip(perceptron.parameters(), step.gradients, adam.means, adam.squares, strict=True):
+            m.lerp_(g, 1 - beta1)
+            v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+            root = v.sqrt() / (1 - beta2**t) ** 0.5 + adam.epsilon
+            p.addcdiv_(m, root, value=-adam.learning_rate / (1 - beta1**t))
+    else:
+        return _descent(len(steps), steps, norms)
+    return _descent(len(steps) - 1, steps, norms)
+
+
+def _descent(updates: int, steps: list[CriticStep], norms: list[Tensor]) -> Descent:
+    columns = [torch.stack(column) for column in list(zip(*steps, strict=True))[:4]]
+    return Descent(updates, *columns, torch.stack(norms))
 
 
 def _wasserstein(rows: Rows, real_BO: Tensor, fake_BO: Tensor, between_PO: Tensor) -> tuple[Tensor, Tensor]:

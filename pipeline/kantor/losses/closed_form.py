@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kantor import config
-from kantor.losses.base import Batch, CriticLoss, bare
+from kantor.losses.base import Batch, CriticLoss, Objective, bare
 from kantor.losses.penalty import Points
 from kantor.models.networks.perceptron import PerceptronCritic
 from kantor_kernels import Comparison, CriticStep, Perceptron, mlp_critic_step
@@ -31,17 +31,34 @@ def perceptron_of(critic: nn.Module) -> Perceptron | None:
 Kind = Literal["wasserstein", "energy", "surrogate"] | Comparison
 
 
+@dataclass(frozen=True)
+class Step:
+    """How `mlp_critic_step` computes an objective's loss of a batch, and with which penalty."""
+
+    kind: Kind
+    penalty: config.Penalty
+    where: Sequence[Points]
+    coefficients: Tensor | None  # None of a `Comparison`, which has its own
+    fake_coefficients: Tensor | None = None
+
+
+class InClosedForm(Objective):
+    """An objective whose critic loss of a perceptron has a closed form."""
+
+    def step(self, batch: Batch) -> Step | None:
+        """How it is computed; None where autograd is the faster way."""
+        raise NotImplementedError
+
+
 def closed_form(
     critic: nn.Module,
     perceptron: Perceptron,
     batch: Batch,
-    kind: Kind,
-    penalty: config.Penalty,
-    where: Sequence[Points],
-    coefficients: Tensor | None = None,
-    fake_coefficients: Tensor | None = None,
+    how: Step,
 ) -> CriticLoss:
     """As `penalised`, whose loss and gradients this equals, with the distance of `kind`; see `mlp_critic_step`."""
+
+    penalty, kind = how.penalty, how.kind
 
     def step(points: Points, kind: Kind, a: Tensor | None, b: Tensor | None) -> CriticStep:
         return mlp_critic_step(
@@ -59,8 +76,8 @@ def closed_form(
             penalty_coefficients=points.coefficients,
         )
 
-    first, *others = where
-    found = step(first, kind, coefficients, fake_coefficients)
+    first, *others = how.where
+    found = step(first, kind, how.coefficients, how.fake_coefficients)
     norms = [first.coefficients @ found.norms]
     for points in others:
         # A penalty at other rows, too, is a step of its own, in which the distance does not count again.

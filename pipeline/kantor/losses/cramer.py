@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from kantor import config
 from kantor.losses.base import Batch, CriticLoss, Objective, bare, length
-from kantor.losses.closed_form import closed_form, perceptron_of
+from kantor.losses.closed_form import InClosedForm, Step, closed_form, perceptron_of
 from kantor.losses.moments import AllPairs
 from kantor.losses.penalty import penalised, points
 from kantor.losses.reduction import both_coefficients, weighted_mean
 from kantor_kernels import Energy
 
 
-class CramerEnergy(Objective):
+class CramerEnergy(InClosedForm):
     """L_G = E w (|h(r1)-h(g2)| + |h(r2)-h(g1)| - |h(g1)-h(g2)| - |h(r1)-h(r2)|),  L_C = -L_G + lambda GP.
 
     The penalty acts on f(x) = |h(x)-h(g2)| - |h(x)-h(r2)| between r1 and g1. Weights are those of pairs, w = w1 w2.
@@ -29,27 +29,29 @@ class CramerEnergy(Objective):
         self.settings, self.outputs = settings, settings.embedding
 
     def critic_loss(self, critic: nn.Module, batch: Batch) -> CriticLoss:
-        penalty, weights_P, eps_P1 = self.settings.penalty, _pair_weights(batch), batch.eps[::2]
-        a_P, c_P = both_coefficients(weights_P, eps_P1[:, 0])
-        where = points(penalty, eps_P1, c_P, c_P)
-        perceptron = perceptron_of(critic)
+        perceptron, step = perceptron_of(critic), self.step(batch)
         if perceptron is not None:
-            return closed_form(critic, perceptron, batch, "energy", penalty, where, a_P)
+            return closed_form(critic, perceptron, batch, step)
         real_BO, fake_BO = _embed(critic, batch)
-        distance = _energy(real_BO, fake_BO, weights_P)
+        distance = _energy(real_BO, fake_BO, _pair_weights(batch))
         real2_PO, fake2_PO = real_BO[1::2], fake_BO[1::2]
 
         def f(x_PD: Tensor, c_PC: Tensor) -> Tensor:
             h_PO = bare(critic)(x_PD, c_PC)
             return length(h_PO - fake2_PO) - length(h_PO - real2_PO)
 
-        return penalised(penalty, f, batch, slice(0, None, 2), distance, where)
+        return penalised(step.penalty, f, batch, slice(0, None, 2), distance, step.where)
+
+    def step(self, batch: Batch) -> Step:
+        penalty, eps_P1 = self.settings.penalty, batch.eps[::2]
+        a_P, c_P = both_coefficients(_pair_weights(batch), eps_P1[:, 0])
+        return Step("energy", penalty, points(penalty, eps_P1, c_P, c_P), a_P)
 
     def generator_loss(self, critic: nn.Module, batch: Batch) -> Tensor:
         return _energy(*_embed_generated(critic, batch), _pair_weights(batch))
 
 
-class CramerSurrogate(Objective):
+class CramerSurrogate(InClosedForm):
     """Algorithm 1 of arXiv:1705.10743, with x~' the generated row of the partner.
 
     f(x) = |h(x)-h(x~')| - |h(x)|;  L_C = -(E f(x) - E f(x~)) + lambda GP;
@@ -62,12 +64,9 @@ class CramerSurrogate(Objective):
         self.settings, self.outputs = settings, settings.embedding
 
     def critic_loss(self, critic: nn.Module, batch: Batch) -> CriticLoss:
-        penalty, weights_B = self.settings.penalty, _row_weights(batch)
-        a_B, c_B = both_coefficients(weights_B, batch.eps[:, 0])
-        where = points(penalty, batch.eps, c_B, c_B)
-        perceptron = perceptron_of(critic)
+        perceptron, step = perceptron_of(critic), self.step(batch)
         if perceptron is not None:
-            return closed_form(critic, perceptron, batch, "surrogate", penalty, where, a_B)
+            return closed_form(critic, perceptron, batch, step)
         real_BO, fake_BO = _embed(critic, batch)
         partner_BO = _partners(fake_BO)
 
@@ -75,12 +74,17 @@ class CramerSurrogate(Objective):
             return length(h_BO - partner_BO) - length(h_BO)
 
         difference_B = witness(real_BO) - witness(fake_BO)
-        distance = weighted_mean(weights_B, difference_B)
+        distance = weighted_mean(_row_weights(batch), difference_B)
 
         def f(x_BD: Tensor, c_BC: Tensor) -> Tensor:
             return witness(bare(critic)(x_BD, c_BC))
 
-        return penalised(penalty, f, batch, slice(None), distance, where)
+        return penalised(step.penalty, f, batch, slice(None), distance, step.where)
+
+    def step(self, batch: Batch) -> Step:
+        penalty = self.settings.penalty
+        a_B, c_B = both_coefficients(_row_weights(batch), batch.eps[:, 0])
+        return Step("surrogate", penalty, points(penalty, batch.eps, c_B, c_B), a_B)
 
     def generator_loss(self, critic: nn.Module, batch: Batch) -> Tensor:
         real_BO, fake_BO = _embed_generated(critic, batch)

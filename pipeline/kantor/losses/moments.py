@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kantor import config
 from kantor.losses.base import Batch, CriticLoss, Objective, bare
-from kantor.losses.closed_form import closed_form, perceptron_of
+from kantor.losses.closed_form import Step, closed_form, perceptron_of
 from kantor.losses.penalty import points, taken, with_penalty
 from kantor.losses.reduction import check_total, gathered, of_generated, penalty_coefficients, world_size
 from kantor_kernels import Energy, Gaussian, Kernel, Laplacian, RationalQuadratic, kernel_witness
@@ -40,7 +40,7 @@ class AllPairs(Objective):
         where = points(self.penalty, batch.eps, c_B, of_generated(batch, c_B))
         perceptron = perceptron_of(critic)
         if perceptron is not None:
-            return closed_form(critic, perceptron, batch, compare, self.penalty, where)
+            return closed_form(critic, perceptron, batch, Step(compare, self.penalty, where, None))
         # One forward for both halves: data parallelism wants one pass through the wrapper and one backward.
         both = critic(torch.cat([batch.real, batch.fake]), torch.cat([batch.conditions] * 2))
         real_BO, fake_BO = both.chunk(2)

@@ -5,12 +5,12 @@ from torch import nn
 from kantor import config
 from kantor.losses.adversarial import Linear
 from kantor.losses.base import Batch, CriticLoss
-from kantor.losses.closed_form import closed_form, perceptron_of
+from kantor.losses.closed_form import InClosedForm, Step, closed_form, perceptron_of
 from kantor.losses.penalty import Points
 from kantor.losses.reduction import both_coefficients, of_generated
 
 
-class WganGp(Linear):
+class WganGp(Linear, InClosedForm):
     """L_C = E f(x~) - E f(x) + lambda GP;  L_G = -E f(x~)."""
 
     def __init__(self, settings: config.WganGp) -> None:
@@ -18,10 +18,15 @@ class WganGp(Linear):
         self.between = settings.penalty
 
     def critic_loss(self, critic: nn.Module, batch: Batch) -> CriticLoss:
-        perceptron = perceptron_of(critic)
-        # At the rows themselves autograd needs no pass of its own, and is the faster one.
-        if perceptron is None or self.between.zero_centred:
+        perceptron, step = perceptron_of(critic), self.step(batch)
+        if perceptron is None or step is None:
             return super().critic_loss(critic, batch)
+        return closed_form(critic, perceptron, batch, step)
+
+    def step(self, batch: Batch) -> Step | None:
+        # At the rows themselves autograd needs no pass of its own, and is the faster one.
+        if self.between.zero_centred:
+            return None
         a_B, c_B = both_coefficients(batch.weights, batch.eps[:, 0])
         where = [Points(batch.eps, c_B)]
-        return closed_form(critic, perceptron, batch, "wasserstein", self.between, where, a_B, of_generated(batch, a_B))
+        return Step("wasserstein", self.between, where, a_B, of_generated(batch, a_B))

@@ -12,15 +12,14 @@ import torch
 from torch import Tensor, nn, optim
 
 from kantor.config import Training
-from kantor.errors import TrainingError
 from kantor.losses import Batch, CriticLoss, Objective
 from kantor.losses.reduction import joined_mean, world_size
 from kantor.models.features import CriticFeatures
 from kantor.models.networks.base import Generator
+from kantor.training.descent import can_descend_at_once, descend, descend_at_once
 from kantor.training.feed import Feed, Rows
 from kantor.training.schedules import critic_updates, learning_rate, noise_deviation, penalty_share
 from kantor.training.state import State
-from kantor_kernels.critic_step import hand_out
 
 # Rows that the generator makes at a time for critic updates to come.
 _ROWS_AHEAD = 1 << 15
@@ -64,14 +63,20 @@ def train(
         )
 
         # Critic: n updates, each on fresh real and generated events.
-        critic_loss = None
-        for n, batch in enumerate(_critic_batches(settings, state, feed, view)):
-            with _precision(settings, feed):
-                critic_loss = objective.critic_loss(critic, batch)
-            what = f"step {state.step}, critic update {n + 1}"
-            _descend(critic_loss.loss, state.critic_optimiser, settings.critic_optimiser.clip_norm, what)
-            objective.after_critic_update(state.critic)
-            state.update += 1
+        what = f"step {state.step}, critic update"
+        batches, critic_loss = _critic_batches(settings, state, feed, view), None
+        if can_descend_at_once(settings, state, objective):
+            batches = list(batches)
+            critic_loss = descend_at_once(state, objective, batches, what) if batches else None
+            state.update += 0 if critic_loss is None else len(batches)
+        if critic_loss is None:
+            for n, batch in enumerate(batches):
+                with _precision(settings, feed):
+                    critic_loss = objective.critic_loss(critic, batch)
+                clip_norm = settings.critic_optimiser.clip_norm
+                descend(critic_loss.loss, state.critic_optimiser, clip_norm, f"{what} {n + 1}")
+                objective.after_critic_update(state.critic)
+                state.update += 1
 
         # Generator: one update, through the frozen critic.
         with _frozen(state.critic):
@@ -81,7 +86,7 @@ def train(
                 for term in state.terms:
                     generator_loss = generator_loss + term(state.critic, batch)
             what = f"step {state.step}, generator update"
-            _descend(generator_loss, state.generator_optimiser, settings.generator_optimiser.clip_norm, what)
+            descend(generator_loss, state.generator_optimiser, settings.generator_optimiser.clip_norm, what)
             state.update += 1
 
         # The moving average is what generates in the end.
@@ -155,27 +160,6 @@ def _precision(settings: Training, feed: Feed) -> contextlib.AbstractContextMana
     if settings.autocast == "none":
         return contextlib.nullcontext()
     return torch.autocast(feed.device.type, torch.bfloat16)
-
-
-def _descend(loss: Tensor, optimiser: optim.Optimizer, clip_norm: float | None, what: str) -> None:
-    # The optimiser's list: walking the modules takes longer than the norm.
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    for p in parameters:
-        p.grad = None
-    # A closed form has its gradients at hand; data parallelism has to see them pass.
-    if world_size() > 1 or not hand_out(loss):
-        loss.backward()
-    # After data parallelism has averaged it, the gradient is the same on every rank: all stop together.
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.stack(torch._foreach_norm(gradients)).norm()  # pyright: ignore[reportPrivateImportUsage]
-    if not (math.isfinite(norm) and math.isfinite(loss.detach())):
-        raise TrainingError(
-            f"{what}: loss {loss.item():g}, gradient norm {norm.item():g}",
-            cure="lower the learning rates, or look at the transforms: a heavy tail wants 'log' or 'quantile_normal'",
-        )
-    if clip_norm is not None:
-        nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
-    optimiser.step()
 
 
 def _decay(ema: float, step: int) -> float:

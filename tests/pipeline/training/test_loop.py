@@ -5,7 +5,7 @@ import torch
 from torch import nn, optim
 
 from kantor.errors import TrainingError
-from kantor.training import loop
+from kantor.training.descent import descend
 
 
 def step(scale: float, clip_norm: float | None) -> torch.Tensor:
@@ -14,7 +14,7 @@ def step(scale: float, clip_norm: float | None) -> torch.Tensor:
     before = layer.weight.detach().clone()
     optimiser = optim.SGD(layer.parameters(), lr=1.0)
     loss = scale * (layer(torch.tensor([[3.0, 4.0]]))).sum()
-    loop._descend(loss, optimiser, clip_norm, "step 3, critic update 2")
+    descend(loss, optimiser, clip_norm, "step 3, critic update 2")
     return (layer.weight - before).detach()
 
 

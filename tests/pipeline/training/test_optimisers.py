@@ -38,7 +38,7 @@ def test_it_has_the_bits_of_pytorch_s_through_checkpoints_and_copies(dtype: torc
     again = net().to(dtype)
     again.load_state_dict(ours.state_dict())
     resumed = make_optimiser(again, SETTINGS)
-    descend(again, resumed, 2)  # lists that are not those of the checkpoint
+    descend(again, resumed, 2)  # a state that is not that of the checkpoint
     again.load_state_dict(ours.state_dict())
     resumed.load_state_dict(deepcopy(adam.state_dict()))
     descend(again, resumed, 3, start=4)
