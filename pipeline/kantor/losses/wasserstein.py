@@ -15,13 +15,13 @@ class WganGp(Linear):
 
     def __init__(self, settings: config.WganGp) -> None:
         super().__init__(settings.penalty)
-        self.between = settings.penalty
+        self.settings = settings
 
     def critic_loss(self, critic: nn.Module, batch: Batch) -> CriticLoss:
-        perceptron = perceptron_of(critic)
+        penalty, perceptron = self.settings.penalty, perceptron_of(critic)
         # At the rows themselves autograd needs no pass of its own, and is the faster one.
-        if perceptron is None or self.between.zero_centred:
+        if perceptron is None or penalty.zero_centred:
             return super().critic_loss(critic, batch)
         a_B, c_B = both_coefficients(batch.weights, batch.eps[:, 0])
-        where = [Points(batch.eps, c_B)]
-        return closed_form(critic, perceptron, batch, "wasserstein", self.between, where, a_B, of_generated(batch, a_B))
+        where, b_B = [Points(batch.eps, c_B)], of_generated(batch, a_B)
+        return closed_form(critic, perceptron, batch, "wasserstein", penalty, where, a_B, b_B)
