@@ -15,7 +15,7 @@ class WganGp(Linear, InClosedForm):
 
     def __init__(self, settings: config.WganGp) -> None:
         super().__init__(settings.penalty)
-        self.between = settings.penalty
+        self.settings = settings
 
     def critic_loss(self, critic: nn.Module, batch: Batch) -> CriticLoss:
         perceptron, step = perceptron_of(critic), self.step(batch)
@@ -25,8 +25,8 @@ class WganGp(Linear, InClosedForm):
 
     def step(self, batch: Batch) -> Step | None:
         # At the rows themselves autograd needs no pass of its own, and is the faster one.
-        if self.between.zero_centred:
+        if self.settings.penalty.zero_centred:
             return None
         a_B, c_B = both_coefficients(batch.weights, batch.eps[:, 0])
         where = [Points(batch.eps, c_B)]
-        return Step("wasserstein", self.between, where, a_B, of_generated(batch, a_B))
+        return Step("wasserstein", self.settings.penalty, where, a_B, of_generated(batch, a_B))
