@@ -11,6 +11,7 @@ from kantor.config.datasets import (
     DisPhysics,
     DisSource,
     FileSource,
+    Geant4Source,
     GridSource,
     MixturePhysics,
     Physics,
@@ -20,6 +21,7 @@ from kantor.config.datasets import (
     Split,
     SwissRollSource,
 )
+from kantor.config.detectors import Detector, Plate, Section
 from kantor.config.networks import CriticNetwork, GeneratorNetwork, Network
 from kantor.config.objectives import (
     Constrainer,
@@ -55,12 +57,14 @@ __all__ = [
     "Dataset",
     "Decay",
     "Dequantise",
+    "Detector",
     "DisPhysics",
     "DisSource",
     "EnergyMatching",
     "FeatureMatching",
     "FileSource",
     "Gan",
+    "Geant4Source",
     "GeneratorNetwork",
     "GridSource",
     "HeadStart",
@@ -78,9 +82,11 @@ __all__ = [
     "Optimiser",
     "Penalty",
     "Physics",
+    "Plate",
     "QuantileNormal",
     "RingSource",
     "RmsProp",
+    "Section",
     "Settings",
     "Shower",
     "ShowerPhysics",

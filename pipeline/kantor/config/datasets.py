@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from kantor.config.base import NAME, Count, Curable, Fraction, Name, NonNegative, Positive, Seed, Settings, parsed
+from kantor.config.detectors import Detector, shipped
 from kantor.machine.inputs import found, is_remote
 from kantor.shapes import Shape, elements
 
@@ -154,6 +155,61 @@ class SwissRollSource(Toy):
     scale: Positive = Field(default=7.5, description="what x and y are divided by")
 
 
+# An error is then about one of the two, not about both.
+NameOrDetector = Annotated[
+    Annotated[str, Tag("str")] | Annotated[Detector, Tag("Detector")],
+    Discriminator(lambda value: "str" if isinstance(value, str) else "Detector"),
+]
+
+
+class Geant4Source(Source):
+    """Showers of electrons, positrons or photons in a calorimeter, simulated by Geant4 (docs/showers.md)."""
+
+    kind: Literal["geant4"]
+    detector: NameOrDetector = Field(
+        default="calogan", description="`calogan`, `sicalo`, or a detector of one's own, as below"
+    )
+    particle: Literal["e-", "e+", "gamma"] = Field(default="e+", description="what enters")
+    energy: Annotated[list[Positive], Field(min_length=1)] = Field(
+        default=[1.0, 10.0], description="incident energies: from and to, or those of the spectrum `fixed` [GeV]"
+    )
+    spectrum: Literal["log_uniform", "uniform", "fixed"] = Field(
+        default="log_uniform",
+        description="how incident energies are drawn; `fixed`: one of those listed, equally often",
+    )
+    angle: Annotated[float, Field(ge=0, lt=90)] = Field(
+        default=0.0, description="between the particle's direction and z, towards x [degrees]"
+    )
+    position: Annotated[list[float], Field(min_length=2, max_length=2)] = Field(
+        default=[0.0, 0.0], description="x and y where it meets the front face [mm]"
+    )
+    events: Count = Field(default=2000, description="number of showers")
+    seed: Seed = Field(default=1, description="random seed of the showers")
+    block: Count = Field(
+        default=250, description="showers per independently seeded block; any number of ranks makes the same blocks"
+    )
+
+    @field_validator("detector")
+    @classmethod
+    def _known_detector(cls, value: str | Detector) -> Detector:
+        # The whole detector is part of what the events depend on.
+        return shipped(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.spectrum != "fixed" and (len(self.energy) != 2 or self.energy[0] >= self.energy[1]):
+            raise ValueError(f"energy: the spectrum '{self.spectrum}' goes from the first to the second, [1.0, 10.0]")
+        return self
+
+    @property
+    def geometry(self) -> Detector:
+        return self.detector if isinstance(self.detector, Detector) else shipped(self.detector)
+
+    @property
+    def condition_names(self) -> list[str]:
+        return ["energy"]
+
+
 class ArrayColumn(Settings):
     """A column that holds an array in each row: an image, the layers of a shower."""
 
@@ -167,7 +223,7 @@ class ArrayColumn(Settings):
     )
 
 
-# An error is then about one of the two, not about both.
+# As for detectors.
 FileColumn = Annotated[
     Annotated[str, Tag("str")] | Annotated[ArrayColumn, Tag("ArrayColumn")],
     Discriminator(lambda value: "str" if isinstance(value, str) else "ArrayColumn"),
@@ -273,7 +329,9 @@ class Split(Settings):
 class Dataset(Settings):
     """A set of events: where they come from, which rows are kept, how they are split."""
 
-    source: Annotated[DisSource | RingSource | GridSource | SwissRollSource | FileSource, Field(discriminator="kind")]
+    source: Annotated[
+        DisSource | RingSource | GridSource | SwissRollSource | Geant4Source | FileSource, Field(discriminator="kind")
+    ]
     cuts: list[str] = Field(default=[], description="rows are kept where all of these expressions of columns hold")
     invalid_rows: Literal["error", "drop"] = Field(
         default="error", description="what to do with rows that hold NaN or infinity: stop, or drop and count them"

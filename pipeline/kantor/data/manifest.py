@@ -51,8 +51,9 @@ class GeneratorFacts(Result):
 
     name: str
     version: str
-    cross_section: float = Field(description="cross section of the generated events, before the cuts [nb]")
-    cross_section_error: float = Field(description="its statistical error [nb]")
+    cross_section: float | None = Field(None, description="of the generated events, before the cuts, if known [nb]")
+    cross_section_error: float | None = Field(None, description="its statistical error [nb]")
+    data: str | None = Field(None, description="which data tables it read")
 
 
 class Manifest(Result):

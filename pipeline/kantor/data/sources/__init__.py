@@ -7,6 +7,7 @@ from kantor import config
 from kantor.data.sources.base import Chunk, Source
 from kantor.data.sources.dis import DisEvents
 from kantor.data.sources.file import Files
+from kantor.data.sources.geant4 import Geant4Showers
 from kantor.data.sources.toys import Grid, Ring, SwissRoll
 
 __all__ = ["Chunk", "Source", "make_source"]
@@ -16,6 +17,7 @@ _KINDS: dict[type[config.Source], Callable[[Any, int], Source]] = {
     config.RingSource: Ring,
     config.GridSource: Grid,
     config.SwissRollSource: SwissRoll,
+    config.Geant4Source: Geant4Showers,
     config.FileSource: Files,
 }
 
