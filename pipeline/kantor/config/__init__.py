@@ -17,7 +17,6 @@ from kantor.config.datasets import (
     Physics,
     RingSource,
     ShowerPhysics,
-    Source,
     Split,
     SwissRollSource,
 )
@@ -41,7 +40,9 @@ from kantor.config.objectives import (
     Wgan,
     WganGp,
 )
+from kantor.config.public import Binning, CaloChallengeSource, CaloGanSource, JetNetSource, PublicSource
 from kantor.config.reading import load, parse, schema
+from kantor.config.sources import Source, SourceOfFiles
 from kantor.config.study import Config, Target, Validation
 from kantor.config.trainings import Adam, AnyOptimiser, Decay, HeadStart, InstanceNoise, Optimiser, RmsProp, Training
 from kantor.config.transforms import Dequantise, Log, LogDistance, QuantileNormal, Shower, Standardise, Transform
@@ -50,6 +51,9 @@ __all__ = [
     "Adam",
     "AnyOptimiser",
     "ArrayColumn",
+    "Binning",
+    "CaloChallengeSource",
+    "CaloGanSource",
     "Config",
     "Constrainer",
     "Cramer",
@@ -69,6 +73,7 @@ __all__ = [
     "GridSource",
     "HeadStart",
     "InstanceNoise",
+    "JetNetSource",
     "Kernels",
     "Log",
     "LogDistance",
@@ -83,6 +88,7 @@ __all__ = [
     "Penalty",
     "Physics",
     "Plate",
+    "PublicSource",
     "QuantileNormal",
     "RingSource",
     "RmsProp",
@@ -92,6 +98,7 @@ __all__ = [
     "ShowerPhysics",
     "SnGan",
     "Source",
+    "SourceOfFiles",
     "Split",
     "Standardise",
     "SwissRollSource",

@@ -7,7 +7,8 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from kantor.config.base import NAME, Count, Curable, Fraction, Name, NonNegative, Positive, Seed, Settings, parsed
 from kantor.config.detectors import Detector, shipped
-from kantor.machine.inputs import found, is_remote
+from kantor.config.public import CaloChallengeSource, CaloGanSource, JetNetSource
+from kantor.config.sources import Source, SourceOfFiles
 from kantor.shapes import Shape, elements
 
 
@@ -58,7 +59,12 @@ class ShowerPhysics(Settings):
         description="of a layer along each axis, or the outer radius of a cylinder, divided evenly into cells "
         "[length_unit]; none: cells are the unit",
     )
-    length_unit: str = Field(default="", description="unit of 'size', such as mm")
+    radii: dict[Name, list[NonNegative]] | None = Field(
+        default=None,
+        description="of a cylinder whose layers are divided unevenly: layer -> edges of its cells along the radius "
+        "[length_unit]; none: 'size' divided evenly",
+    )
+    length_unit: str = Field(default="", description="unit of 'size' and 'radii', such as mm")
 
     @model_validator(mode="after")
     def _directions_fit(self) -> Self:
@@ -69,37 +75,12 @@ class ShowerPhysics(Settings):
             raise ValueError(f"size: a {self.geometry} has {wanted}, and there are {len(self.size)}")
         if len(set(self.layers)) < len(self.layers):
             raise ValueError("a layer stands twice in 'layers'")
+        if self.radii is not None and (self.geometry != "cylinder" or set(self.radii) != set(self.layers)):
+            raise ValueError("radii: a cylinder has edges for each of its 'layers', or for none")
         return self
 
 
 Physics = Annotated[DisPhysics | MixturePhysics | ShowerPhysics, Field(discriminator="kind")]
-
-
-class Source(Settings):
-    """What the rest of the configuration asks of every kind of source."""
-
-    @property
-    def files(self) -> list[str]:
-        """The user's own files on this machine that are read."""
-        return []
-
-    def resolved(self) -> Self:
-        """The same with the paths that are there now, in place of patterns.
-
-        Raises:
-            InputError: a pattern has no match, or a variable no value.
-        """
-        return self
-
-    @property
-    def condition_names(self) -> list[str]:
-        """A name for each number that the conditions are: name, or name[0] in an array."""
-        return []
-
-    @property
-    def weighted(self) -> bool:
-        """Whether its events have weights, which may be of either sign."""
-        return False
 
 
 class DisSource(Source, DisPhysics):
@@ -230,7 +211,7 @@ FileColumn = Annotated[
 ]
 
 
-class FileSource(Source):
+class FileSource(SourceOfFiles):
     """Columns of the user's own files: HDF5, NPZ, NPY, CSV, Parquet or ROOT, known by their endings."""
 
     kind: Literal["file"]
@@ -270,13 +251,6 @@ class FileSource(Source):
             if value.count(column) > 1:
                 raise Curable(f"'{column}' stands twice", "list every column once")
         return {column: column for column in value}
-
-    @property
-    def files(self) -> list[str]:
-        return [path for path in found(self.paths) if not is_remote(path)]
-
-    def resolved(self) -> Self:
-        return self.model_copy(update={"paths": found(self.paths)})
 
     @property
     def condition_names(self) -> list[str]:
@@ -330,7 +304,16 @@ class Dataset(Settings):
     """A set of events: where they come from, which rows are kept, how they are split."""
 
     source: Annotated[
-        DisSource | RingSource | GridSource | SwissRollSource | Geant4Source | FileSource, Field(discriminator="kind")
+        DisSource
+        | RingSource
+        | GridSource
+        | SwissRollSource
+        | Geant4Source
+        | CaloChallengeSource
+        | CaloGanSource
+        | JetNetSource
+        | FileSource,
+        Field(discriminator="kind"),
     ]
     cuts: list[str] = Field(default=[], description="rows are kept where all of these expressions of columns hold")
     invalid_rows: Literal["error", "drop"] = Field(

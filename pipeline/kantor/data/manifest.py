@@ -51,9 +51,11 @@ class GeneratorFacts(Result):
 
     name: str
     version: str
-    cross_section: float | None = Field(None, description="of the generated events, before the cuts, if known [nb]")
-    cross_section_error: float | None = Field(None, description="its statistical error [nb]")
-    data: str | None = Field(None, description="which data tables it read")
+    cross_section: float | None = Field(
+        default=None, description="of the generated events, before the cuts, if known [nb]"
+    )
+    cross_section_error: float | None = Field(default=None, description="its statistical error [nb]")
+    data: str | None = Field(default=None, description="which data tables it read")
 
 
 class Manifest(Result):

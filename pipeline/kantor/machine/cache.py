@@ -5,7 +5,8 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from kantor.machine.files import explained
@@ -20,7 +21,7 @@ def cached_directory(name: str, fill: Callable[[Path], None]) -> Path:
     """A directory of the cache, which `fill` writes where it is not there yet.
 
     It appears whole or not at all; of processes that want it at once one fills it and the others wait. What a killed
-    process left is removed by the next that fills.
+    process left is removed by the next that fills. Without locks each fills a directory of its own; one is kept.
 
     Raises:
         InputError: the cache cannot be written.
@@ -30,8 +31,7 @@ def cached_directory(name: str, fill: Callable[[Path], None]) -> Path:
         return path
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with (path.parent / f".{name}.lock").open("w") as lock:
-            alone = _locked(lock.fileno())
+        with locked(path.parent / f".{name}.lock") as alone:
             if alone:
                 for left in path.parent.glob(f".{name}.partial-*"):
                     shutil.rmtree(left, ignore_errors=True)
@@ -40,13 +40,16 @@ def cached_directory(name: str, fill: Callable[[Path], None]) -> Path:
     return path
 
 
-def _locked(descriptor: int) -> bool:
-    """Wait for the lock. On a file system without locks each process fills a directory of its own; one is kept."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError:
-        return False
-    return True
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Wait until no other process holds this lock file. False on a file system without locks, where all go on."""
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:
+            yield False
+            return
+        yield True
 
 
 def _fill(path: Path, fill: Callable[[Path], None]) -> None:

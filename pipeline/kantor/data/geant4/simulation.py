@@ -6,15 +6,15 @@ This module is imported only in a process that `process.py` has started: Geant4 
 import os
 from collections.abc import Sequence
 from math import cos, prod, radians, sin, tan
+from typing import Any
 
-import geant4_pybind as g4
 import numpy as np
 
 from kantor.config import Geant4Source
 from kantor.data.geant4.primaries import draw_energies
 from kantor.data.geant4.process import Showers
 from kantor.data.geant4.tables import missing_elements
-from kantor.data.geant4.volumes import ENERGY, Construction, found_material
+from kantor.data.geant4.volumes import ENERGY, Construction, found_material, g4
 from kantor.errors import InputError
 
 _BEFORE = 1.0  # the particle starts so far before the front face [mm]
@@ -97,7 +97,7 @@ class _Gun(g4.G4VUserPrimaryGeneratorAction):
         self._gun.SetParticleMomentumDirection(g4.G4ThreeVector(sin(angle), 0, cos(angle)))
         self._gun.SetParticlePosition(g4.G4ThreeVector(x - _BEFORE * tan(angle), y, -_BEFORE))
 
-    def GeneratePrimaries(self, event: g4.G4Event) -> None:  # noqa: N802 - Geant4's name
+    def GeneratePrimaries(self, event: Any) -> None:  # noqa: N802 - Geant4's name
         self._gun.SetParticleEnergy(next(self._energies) * g4.GeV)
         self._gun.GeneratePrimaryVertex(event)
 
@@ -113,7 +113,7 @@ class _Reader(g4.G4UserEventAction):
         self._event = 0
         self._parent = os.getppid()
 
-    def EndOfEventAction(self, event: g4.G4Event) -> None:  # noqa: N802 - Geant4's name
+    def EndOfEventAction(self, event: Any) -> None:  # noqa: N802 - Geant4's name
         if os.getppid() != self._parent:
             # Nobody waits for these showers any more.
             os._exit(1)

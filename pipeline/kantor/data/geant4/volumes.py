@@ -6,13 +6,16 @@ cylinder that the cells cover, angle, radius in a cylinder. Lengths in mm, which
 This module is imported only in a process that `process.py` has started: Geant4 is one for each process.
 """
 
+from importlib import import_module
 from math import pi
 from typing import Any
 
-import geant4_pybind as g4
-
 from kantor.config import Detector, Plate, Section
 from kantor.errors import InputError
+
+# The types that geant4-pybind ships are wrong: no rotation, no mother volume, actions of one class only.
+g4: Any = import_module("geant4_pybind")
+Volume = Any  # a G4LogicalVolume
 
 _MARGIN = 200.0  # of vacuum around the detector [mm]
 ENERGY = "energy"  # name of the scorers
@@ -26,9 +29,9 @@ class Construction(g4.G4VUserDetectorConstruction):
         self._detector = detector
         # Geant4 keeps pointers only.
         self._kept: list[Any] = []
-        self._cells: dict[str, list[g4.G4LogicalVolume]] = {}
+        self._cells: dict[str, list[Volume]] = {}
 
-    def Construct(self) -> g4.G4VPhysicalVolume:  # noqa: N802 - Geant4's name
+    def Construct(self) -> Any:  # noqa: N802 - Geant4's name
         detector = self._detector
         half = _MARGIN + max(detector.radius or 0.0, *detector.size)
         world = self._logical("world", g4.G4Box("world", half, half, _MARGIN + detector.depth), "G4_Galactic")
@@ -50,7 +53,7 @@ class Construction(g4.G4VUserDetectorConstruction):
             for cell in self._cells[name]:
                 self.SetSensitiveDetector(cell, counter)
 
-    def _scorer(self, section: Section) -> g4.G4PSEnergyDeposit3D:
+    def _scorer(self, section: Section) -> Any:
         """Sums over copies of volumes, which are counted from the cell outwards; the section has one copy only."""
         first, second = section.cells
         grid = self._detector.geometry == "grid"
@@ -59,7 +62,7 @@ class Construction(g4.G4VUserDetectorConstruction):
         layers, depth = (1, depth_layer + 1) if section.summed else (section.layers, depth_layer)
         return g4.G4PSEnergyDeposit3D(ENERGY, layers, first, second, depth, depth_first, depth_second)
 
-    def _build_section(self, name: str, section: Section, block: g4.G4LogicalVolume) -> None:
+    def _build_section(self, name: str, section: Section, block: Volume) -> None:
         label = f"{name}-layer"
         layer = self._logical(label, self._across(label, section.thickness), "G4_Galactic")
         self._repeat(label, layer, block, g4.kZAxis, section.layers, section.thickness)
@@ -72,7 +75,7 @@ class Construction(g4.G4VUserDetectorConstruction):
             if plate.read_out:
                 self._cells[name].append(self._divide(label, plate, section, volume))
 
-    def _divide(self, label: str, plate: Plate, section: Section, volume: g4.G4LogicalVolume) -> g4.G4LogicalVolume:
+    def _divide(self, label: str, plate: Plate, section: Section, volume: Volume) -> Volume:
         """Divide a plate into cells, all of which are one volume in many copies."""
         first, second = section.cells
         half = plate.thickness / 2
@@ -95,25 +98,25 @@ class Construction(g4.G4VUserDetectorConstruction):
         self._repeat(f"{label}-r", cell, sector, g4.kRho, second, radius / second)
         return cell
 
-    def _across(self, name: str, thickness: float) -> g4.G4VSolid:
+    def _across(self, name: str, thickness: float) -> Any:
         """The whole cross section of the detector."""
         if self._detector.geometry == "grid":
             x, y = self._detector.size
             return g4.G4Box(name, x / 2, y / 2, thickness / 2)
         return g4.G4Tubs(name, 0, self._detector.radius or self._detector.size[0], thickness / 2, 0, 2 * pi)
 
-    def _logical(self, name: str, solid: g4.G4VSolid, material: str) -> g4.G4LogicalVolume:
+    def _logical(self, name: str, solid: Any, material: str) -> Volume:
         self._keep(solid)
         return self._keep(g4.G4LogicalVolume(solid, found_material(material), name))
 
-    def _place(self, name: str, volume: g4.G4LogicalVolume, mother: g4.G4LogicalVolume, z: float) -> None:
+    def _place(self, name: str, volume: Volume, mother: Volume, z: float) -> None:
         self._keep(g4.G4PVPlacement(None, g4.G4ThreeVector(0, 0, z), volume, name, mother, False, 0))
 
     def _repeat(
         self,
         name: str,
-        volume: g4.G4LogicalVolume,
-        mother: g4.G4LogicalVolume,
+        volume: Volume,
+        mother: Volume,
         axis: Any,
         count: int,
         width: float,
@@ -126,7 +129,7 @@ class Construction(g4.G4VUserDetectorConstruction):
         return made
 
 
-def found_material(name: str) -> g4.G4Material:
+def found_material(name: str) -> Any:
     """A material of Geant4's data base.
 
     Raises:

@@ -5,9 +5,12 @@ from typing import Any
 
 from kantor import config
 from kantor.data.sources.base import Chunk, Source
+from kantor.data.sources.calochallenge import CaloChallenge
+from kantor.data.sources.calogan import CaloGan
 from kantor.data.sources.dis import DisEvents
 from kantor.data.sources.file import Files
 from kantor.data.sources.geant4 import Geant4Showers
+from kantor.data.sources.jetnet import JetNet
 from kantor.data.sources.toys import Grid, Ring, SwissRoll
 
 __all__ = ["Chunk", "Source", "make_source"]
@@ -18,6 +21,9 @@ _KINDS: dict[type[config.Source], Callable[[Any, int], Source]] = {
     config.GridSource: Grid,
     config.SwissRollSource: SwissRoll,
     config.Geant4Source: Geant4Showers,
+    config.CaloChallengeSource: CaloChallenge,
+    config.CaloGanSource: CaloGan,
+    config.JetNetSource: JetNet,
     config.FileSource: Files,
 }
 

@@ -88,7 +88,7 @@ def test_cells_are_where_the_particle_goes() -> None:
     settings = source(detector="sicalo", particle="e-", energy=[0.5], spectrum="fixed", events=30, position=[-8, 14])
     showers = Geant4Showers(settings, rows=1000)
     (chunk,) = showers.chunks(0)
-    columns = showers.features + showers.conditions
+    columns = [*showers.features, *showers.conditions]
     assert chunk.columns["showers"].shape == (30, 45, 16, 9)
     assert [column.shape for column in columns] == [(45, 16, 9), ()]
     deposits = chunk.columns["showers"]
