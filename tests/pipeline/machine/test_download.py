@@ -36,7 +36,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    server: Server
+    server: Server  # type: ignore[assignment]
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

@@ -58,7 +58,7 @@ def showers(source: Geant4Source, block: int) -> Showers:
     """
     check()
     done = subprocess.run(
-        [sys.executable, "-m", __name__, source.canonical(), str(block)],
+        [sys.executable, "-m", __name__, source.canonical(), str(block), str(os.getpid())],
         env=tables.environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -89,14 +89,15 @@ def _explained(code: int, said: str) -> KantorError:
 
 
 def main() -> None:
-    """Simulate a block: settings and number are the arguments."""
+    """Simulate a block: the arguments are its settings, its number, and the process that waits for it."""
     # The result has the output to itself.
     with os.fdopen(os.dup(1), "wb") as output:
         os.dup2(2, 1)
         try:
             from kantor.data.geant4.simulation import simulate
 
-            made = simulate(parse(Geant4Source, sys.argv[1], "--settings"), int(sys.argv[2]))
+            settings, block, parent = sys.argv[1:]
+            made = simulate(parse(Geant4Source, settings, "--settings"), int(block), int(parent))
         except KantorError as error:
             made = error
         output.write(pickle.dumps(made))

@@ -20,8 +20,8 @@ from kantor.errors import InputError
 _BEFORE = 1.0  # the particle starts so far before the front face [mm]
 
 
-def simulate(source: Geant4Source, block: int) -> Showers:
-    """One block.
+def simulate(source: Geant4Source, block: int, parent: int) -> Showers:
+    """One block; this process ends where `parent`, which waits for it, is gone.
 
     Raises:
         InputError: a material is unknown, or G4LEDATA has no tables for one of its elements.
@@ -35,7 +35,7 @@ def simulate(source: Geant4Source, block: int) -> Showers:
     construction, physics = Construction(detector), _Physics()
     manager.SetUserInitialization(construction)
     manager.SetUserInitialization(physics)
-    reader = _Reader(source, len(energies))
+    reader = _Reader(source, len(energies), parent)
     actions = _Actions([_Gun(source, energies), reader])
     manager.SetUserInitialization(actions)
     # The default that a physics list sets has no effect from Python.
@@ -105,13 +105,13 @@ class _Gun(g4.G4VUserPrimaryGeneratorAction):
 class _Reader(g4.G4UserEventAction):
     """Deposits of each section in each event, (n, cells) [MeV]."""
 
-    def __init__(self, source: Geant4Source, events: int) -> None:
+    def __init__(self, source: Geant4Source, events: int, parent: int) -> None:
         super().__init__()
         sections = source.geometry.sections
         self.deposits = {name: np.zeros((events, prod(section.shape))) for name, section in sections.items()}
         self._places: dict[str, int] = {}
         self._event = 0
-        self._parent = os.getppid()
+        self._parent = parent
 
     def EndOfEventAction(self, event: Any) -> None:  # noqa: N802 - Geant4's name
         if os.getppid() != self._parent:

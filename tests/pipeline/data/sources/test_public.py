@@ -182,12 +182,11 @@ def test_observables_are_those_of_the_public_evaluation(tmp_path: Path, dataset:
     source = make_source(settings(tmp_path / "data.hdf5", kind="calochallenge", dataset=dataset).source, rows=1000)
     assert isinstance(source, PublicFiles)
     (chunk,) = source.chunks(0)
-    assert source.physics is not None
+    assert isinstance(source.physics, ShowerPhysics)
     derived = Showers(source.physics, {}, [*source.features, *source.conditions]).derive(chunk.columns)
     energy, voxels = showers(sum(angles * radii for angles, radii in VOXELS[dataset]))
-    radii = [
-        layer.radii for layer in CaloChallengeSource(kind="calochallenge", dataset=dataset).binning.layers.values()
-    ]  # type: ignore[arg-type]
+    binning = CaloChallengeSource.model_validate({"kind": "calochallenge", "dataset": dataset}).binning
+    radii = [layer.radii for layer in binning.layers.values()]
     expected = {**evaluated(voxels, dataset, radii), "response": voxels.sum(1) / energy[:, 0]}
     for name, values in expected.items():
         # Widths are roots of differences of squares of up to 2000 mm.
