@@ -22,12 +22,17 @@ _MB = 1_000_000
 
 @dataclass(frozen=True)
 class Published:
-    """A file: its name, its address, and its MD5; or the page of the record that knows it, as Zenodo's API has them."""
+    """A file that somebody publishes.
+
+    address: of the file, or only of the page that has it.
+    record: where its MD5 is asked for, if it is not known here, as Zenodo's API has it.
+    """
 
     name: str
     address: str
     md5: str | None = None
     record: str | None = None
+    is_page: bool = False
 
 
 def folder() -> Path:
@@ -41,6 +46,8 @@ def downloaded(file: Published) -> Path:
     Raises:
         InputError: it cannot be had, or is not what was published; a package is missing; the disk is full.
     """
+    if file.is_page:
+        raise InputError(f"{file.name} has no address of its own", where=file.address, cure=place_by_hand(file))
     pooch = optional("pooch", _EXTRA, "downloading files")
     requests = optional("requests", _EXTRA, "downloading files")
     place = folder()

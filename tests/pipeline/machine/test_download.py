@@ -14,7 +14,6 @@ import pytest
 from kantor.errors import InputError
 from kantor.machine.download import Published, downloaded, folder
 
-pytest.importorskip("pooch")
 CONTENT = bytes(range(256)) * 20_000  # 5 MB
 MD5 = hashlib.md5(CONTENT).hexdigest()
 

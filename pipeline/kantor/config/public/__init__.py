@@ -73,6 +73,9 @@ class CaloGanSource(PublicSource):
     """Showers of CaloGAN (arXiv:1712.10321) [MeV] given the incident energy [GeV]."""
 
     kind: Literal["calogan"]
+    particle: Literal["eplus", "gamma", "piplus"] = Field(
+        default="eplus", description="which of the published files, where 'paths' names none"
+    )
     overflow: bool = Field(default=False, description="also the energy beside the cells of each layer, a feature (3,)")
 
     @property

@@ -7,7 +7,6 @@ import numpy as np
 from kantor.config import CaloGanSource, ShowerPhysics
 from kantor.data.readers import Table
 from kantor.data.sources.public import PublicFiles, check_showers
-from kantor.errors import InputError
 from kantor.machine.download import Published
 from kantor.results import Column
 
@@ -43,11 +42,7 @@ class CaloGan(PublicFiles[CaloGanSource]):
 
     @property
     def published(self) -> Sequence[Published]:
-        raise InputError(
-            "the files of CaloGAN have no address of their own to be downloaded from",
-            where=_PAGE,
-            cure="download eplus.hdf5, gamma.hdf5 or piplus.hdf5 from this page, and name it by 'paths'",
-        )
+        return [Published(f"{self._settings.particle}.hdf5", _PAGE, is_page=True)]
 
     def describe(self) -> str:
         return "CaloGAN's showers"

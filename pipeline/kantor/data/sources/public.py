@@ -52,7 +52,7 @@ class PublicFiles(Source, Generic[S]):
                 raise InputError(
                     f"{file.name} is not here, and nothing is downloaded without being asked",
                     where=folder(),
-                    cure=f"set download: true in the source; or {place_by_hand(file)}",
+                    cure=place_by_hand(file) if file.is_page else f"set download: true; or {place_by_hand(file)}",
                 )
 
     @property

@@ -1,11 +1,15 @@
 """Showers from Geant4: what they depend on, where they are in the detector, what is refused."""
 
 import os
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from kantor.cli import main
@@ -218,6 +222,33 @@ def test_a_crash_of_geant4_is_explained() -> None:
     settings = source(events=1, detector={"size": [100, 100], "sections": {"plate": thin}})
     with pytest.raises(KantorError, match=r"Geant4 ended by signal 6: .*[Dd]imensions too small"):
         process.showers(settings, 0)
+
+
+ALONE = """
+from kantor.config import Geant4Source, parse
+from kantor.data.geant4.process import showers
+showers(parse(Geant4Source, {settings!r}, "test"), 0)
+"""
+
+
+def test_a_simulation_ends_with_the_process_that_waits_for_it() -> None:
+    """Minutes of showers, whose process is killed before it can end its own."""
+    long = source(energy=[1.0, 2.0], events=10_000, block=10_000).canonical()
+    waiting = subprocess.Popen([sys.executable, "-c", ALONE.format(settings=long)])
+    try:
+        simulating = until(lambda: psutil.Process(waiting.pid).children())
+    finally:
+        waiting.kill()
+        waiting.wait()
+    assert until(lambda: not any(child.is_running() for child in simulating))
+
+
+def until(found: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """What is found, as soon as it is."""
+    end = time.monotonic() + seconds
+    while not (value := found()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return value
 
 
 def test_importing_it_in_the_main_process_is_not_needed(events: dict[str, np.ndarray]) -> None:

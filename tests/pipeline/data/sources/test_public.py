@@ -291,9 +291,20 @@ def test_nothing_is_downloaded_unasked(
     assert stage("x", dataset, tmp_path / "out", Ranks(), processes=1).rows == 2 * ROWS
 
 
-def test_what_has_no_address(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    dataset = settings(None, kind="calogan")
-    assert refused(dataset, tmp_path / "out", capsys, "https://data.mendeley.com/datasets/pvn3xc3wy5/1", "eplus.hdf5")
+@pytest.mark.parametrize(
+    "download, message", [(False, "gamma.hdf5 is not here"), (True, "gamma.hdf5 has no address of its own")]
+)
+def test_what_has_no_address(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    download: bool,
+    message: str,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    dataset = settings(None, kind="calogan", particle="gamma", download=download)
+    page, place = "https://data.mendeley.com/datasets/pvn3xc3wy5/1", str(tmp_path / "cache" / "kantor" / "downloads")
+    assert refused(dataset, tmp_path / "out", capsys, message, page, place)
 
 
 def test_a_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
