@@ -99,6 +99,10 @@ class DisSource(Source, DisPhysics):
             raise ValueError(f"{self.events} events make more than a million blocks: raise 'block'")
         return self
 
+    @property
+    def most_rows(self) -> int:
+        return self.events
+
     def physics(self) -> DisPhysics:
         return DisPhysics(**{name: getattr(self, name) for name in DisPhysics.model_fields})
 
@@ -108,6 +112,10 @@ class Toy(Source):
 
     events: Count = Field(default=100_000, description="number of events")
     seed: Seed = Field(default=1, description="random seed of the events")
+
+    @property
+    def most_rows(self) -> int:
+        return self.events
 
 
 class RingSource(Toy):
@@ -181,6 +189,10 @@ class Geant4Source(Source):
         if self.spectrum != "fixed" and (len(self.energy) != 2 or self.energy[0] >= self.energy[1]):
             raise ValueError(f"energy: the spectrum '{self.spectrum}' goes from the first to the second, [1.0, 10.0]")
         return self
+
+    @property
+    def most_rows(self) -> int:
+        return self.events
 
     @property
     def geometry(self) -> Detector:

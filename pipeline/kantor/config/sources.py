@@ -28,6 +28,11 @@ class Source(Settings):
         return []
 
     @property
+    def most_rows(self) -> int | None:
+        """How many events there are before cuts, where that is known before any is made or read."""
+        return None
+
+    @property
     def weighted(self) -> bool:
         """Whether its events have weights, which may be of either sign."""
         return False

@@ -96,6 +96,9 @@ def _prepare(dataset: Dataset, out: Path) -> Dataset:
     dataset = dataset.model_copy(update={"source": dataset.source.resolved()})
     _source(dataset).check()
     _check_cuts(dataset)
+    if dataset.source.most_rows is not None:
+        # Simulations take minutes: what they cannot be enough for is said before.
+        _split_rows(dataset.split, dataset.source.most_rows)
     _check_overwriting(dataset, out)
     unfinished = out / _UNFINISHED
     with explained(out):

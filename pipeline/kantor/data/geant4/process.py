@@ -58,7 +58,7 @@ def showers(source: Geant4Source, block: int) -> Showers:
     """
     check()
     done = subprocess.run(
-        [sys.executable, "-m", __name__, source.canonical(), str(block), str(os.getpid())],
+        [sys.executable, "-P", "-m", __name__, source.canonical(), str(block), str(os.getpid())],
         env=tables.environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -184,6 +184,14 @@ def test_a_material_without_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert str(tmp_path) in str(it.value)
 
 
+def test_too_few_showers_are_refused_before_they_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "showers", lambda *_: pytest.fail("no shower is needed"))
+    few = Dataset.model_validate({"source": {**SOFT, "events": 60}})
+    with pytest.raises(InputError, match=r"the test split has 12 rows, 0\.2 of 60; at least 20 are needed"):
+        stage("calo", few, tmp_path / "out", Ranks(), processes=1)
+    assert not (tmp_path / "out").exists()
+
+
 def test_tables_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("G4LEDATA", str(tmp_path / "none"))
     with pytest.raises(InputError, match="G4LEDATA names no directory"):
