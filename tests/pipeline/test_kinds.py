@@ -46,8 +46,12 @@ def test_every_kind_of_the_schema_is_in_its_table() -> None:
 @pytest.mark.parametrize("kind", sorted(SOURCES, key=str))
 def test_sources_keep_their_protocol(kind: type[config.Source]) -> None:
     (name,) = get_args(kind.model_fields["kind"].annotation)
-    more = {"paths": ["a.npz", "b.npz"], "features": ["x"], "conditions": ["c"]} if name == "file" else {}
-    settings = kind.model_validate({"kind": name, **more})
+    required = {
+        "file": {"paths": ["a.npz", "b.npz"], "features": ["x"], "conditions": ["c"]},
+        "calochallenge": {"dataset": "1_pions"},
+        "jetnet": {"jets": "g", "conditions": ["mass", "pt"]},
+    }
+    settings = kind.model_validate({"kind": name, **required.get(name, {})})
     source = make_source(settings, 1000)
     assert isinstance(source, Source)
     assert source.pieces >= 1

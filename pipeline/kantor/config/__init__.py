@@ -11,15 +11,16 @@ from kantor.config.datasets import (
     DisPhysics,
     DisSource,
     FileSource,
+    Geant4Source,
     GridSource,
     MixturePhysics,
     Physics,
     RingSource,
     ShowerPhysics,
-    Source,
     Split,
     SwissRollSource,
 )
+from kantor.config.detectors import Detector, Plate, Section
 from kantor.config.networks import CriticNetwork, GeneratorNetwork, Network
 from kantor.config.objectives import (
     Constrainer,
@@ -43,7 +44,9 @@ from kantor.config.objectives import (
     Wgan,
     WganGp,
 )
+from kantor.config.public import Binning, CaloChallengeSource, CaloGanSource, JetNetSource, PublicSource
 from kantor.config.reading import load, parse, schema
+from kantor.config.sources import Source, SourceOfFiles
 from kantor.config.study import Config, Target, Validation
 from kantor.config.trainings import Adam, AnyOptimiser, HeadStart, InstanceNoise, Optimiser, RmsProp, Training
 from kantor.config.transforms import Dequantise, Log, LogDistance, QuantileNormal, Shower, Standardise, Transform
@@ -52,6 +55,9 @@ __all__ = [
     "Adam",
     "AnyOptimiser",
     "ArrayColumn",
+    "Binning",
+    "CaloChallengeSource",
+    "CaloGanSource",
     "Config",
     "Constrainer",
     "Cramer",
@@ -59,6 +65,7 @@ __all__ = [
     "Dataset",
     "Decay",
     "Dequantise",
+    "Detector",
     "DisPhysics",
     "DisSource",
     "EnergyMatching",
@@ -66,11 +73,13 @@ __all__ = [
     "FeatureMatching",
     "FileSource",
     "Gan",
+    "Geant4Source",
     "GeneratorNetwork",
     "GridSource",
     "HeadStart",
     "Hinge",
     "InstanceNoise",
+    "JetNetSource",
     "Kernels",
     "Log",
     "LogDistance",
@@ -85,15 +94,19 @@ __all__ = [
     "Optimiser",
     "Penalty",
     "Physics",
+    "Plate",
+    "PublicSource",
     "QuantileNormal",
     "R3Gan",
     "RingSource",
     "RmsProp",
+    "Section",
     "Settings",
     "Shower",
     "ShowerPhysics",
     "SnGan",
     "Source",
+    "SourceOfFiles",
     "Split",
     "Standardise",
     "SwissRollSource",

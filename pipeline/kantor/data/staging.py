@@ -96,6 +96,9 @@ def _prepare(dataset: Dataset, out: Path) -> Dataset:
     dataset = dataset.model_copy(update={"source": dataset.source.resolved()})
     _source(dataset).check()
     _check_cuts(dataset)
+    if dataset.source.most_rows is not None:
+        # Simulations take minutes: what they cannot be enough for is said before.
+        _split_rows(dataset.split, dataset.source.most_rows)
     _check_overwriting(dataset, out)
     unfinished = out / _UNFINISHED
     with explained(out):
@@ -476,9 +479,9 @@ def _report(manifest: Manifest) -> None:
     log.info(f"staged {manifest.dataset}: {manifest.rows:,} rows in {len(manifest.shards):,} shards")
     if manifest.generator is not None:
         facts = manifest.generator
-        log.info(
-            f"  {facts.name} {facts.version}: cross section {facts.cross_section:.4g} "
-            f"± {facts.cross_section_error:.2g} nb"
-        )
+        known = [facts.data] if facts.data is not None else []
+        if facts.cross_section is not None:
+            known.append(f"cross section {facts.cross_section:.4g} ± {facts.cross_section_error:.2g} nb")
+        log.info(f"  {facts.name} {facts.version}: {', '.join(known)}")
     if manifest.dropped.invalid or manifest.dropped.cuts:
         log.info(f"  dropped: {manifest.dropped.invalid:,} invalid rows, {manifest.dropped.cuts:,} fail the cuts")

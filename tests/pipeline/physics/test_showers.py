@@ -72,6 +72,28 @@ def test_a_cylinder_has_angle_and_radius() -> None:
     np.testing.assert_allclose(found["depth"], [1, 0], atol=1e-9)
 
 
+def test_a_cylinder_may_be_uneven() -> None:
+    showers = np.zeros((2, 2, 4, 3))
+    showers[0, 1, 2, 0], showers[0, 1, 2, 2] = 1, 3  # at 45 degrees, radii 1 and 20
+    showers[1, 0, :, 1] = 2
+    uneven = physics(layers=["showers"], geometry="cylinder", radii={"showers": [0.0, 2.0, 10.0, 30.0]})
+    found = uneven.derive({"showers": showers, "energy": np.array([0.01, 0.01])})
+    np.testing.assert_allclose(found["centre_x_1"], [15.25 / 2**0.5, 0], atol=1e-6)
+    np.testing.assert_allclose(found["width_x_0"], [0, 6 / 2**0.5], atol=2e-6)
+    with pytest.raises(InputError, match=r"its layer 'showers\[0\]' has 3 cells along the radius, and 3 edges"):
+        physics(layers=["showers"], geometry="cylinder", radii={"showers": [0.0, 2.0, 10.0]})
+
+
+def test_one_angle_has_a_radius_only() -> None:
+    edges = {"front": [0.0, 1.0, 2.0, 3.0], "back": [0.0, 2.0, 10.0, 30.0, 40.0]}
+    rings = event() | {"back": np.array([[[1.0, 0, 3, 0]], [[0.0, 2, 0, 0]], [[0.0, 0, 0, 0]]])}
+    found = physics(geometry="cylinder", radii=edges).derive(rings)
+    np.testing.assert_allclose(found["centre_r_1"], [15.25, 6, 0])
+    np.testing.assert_allclose(found["width_r_1"], [((1 + 3 * 400) / 4 - 15.25**2) ** 0.5, 0, 0], atol=2e-6)
+    assert "centre_x_1" not in found
+    assert "centre_x_0" in found
+
+
 def test_expressions_are_for_critics_too_and_differentiable_where_layers_are_empty() -> None:
     known, columns = physics(), event()
     tensors = {name: torch.from_numpy(values).requires_grad_() for name, values in columns.items()}
@@ -111,6 +133,8 @@ def test_what_does_not_fit_is_named(changes: dict[str, Any], what: str) -> None:
 
 
 def test_settings_that_contradict_themselves() -> None:
-    for changes in ({"axes": ["x"]}, {"size": [1.0]}, {"geometry": "cylinder", "size": [1.0, 2.0]}):
-        with pytest.raises(ValueError, match=r"axes|size"):
+    uneven = {"radii": {"front": [0.0, 1.0], "back": [0.0, 1.0]}}
+    partly = {"geometry": "cylinder", "radii": {"front": [0.0, 1.0]}}
+    for changes in ({"axes": ["x"]}, {"size": [1.0]}, {"geometry": "cylinder", "size": [1.0, 2.0]}, uneven, partly):
+        with pytest.raises(ValueError, match=r"axes|size|radii"):
             physics(**changes)
