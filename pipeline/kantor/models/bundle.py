@@ -103,7 +103,8 @@ class Bundle:
                 c[inside] = torch.from_numpy(conditions[low - start : high - start]).to(dtype)
                 c = c.to(device)
                 y = self.generator(z.to(device), self.condition_transforms(c))
-                x = self.feature_transforms.inverse(y, Given(self.condition_transforms.values(c)))[inside]
+                noise = stream(seed, "generate coordinates", block) if self.feature_transforms.draws else None
+                x = self.feature_transforms.inverse(y, Given(self.condition_transforms.values(c), noise))[inside]
                 out[low - start : high - start] = x.float().cpu().numpy()
         return out
 
@@ -163,7 +164,7 @@ class Bundle:
 def transforms(training: Training, columns: Sequence[Column]) -> Transforms:
     """The (unfitted) transforms that a training asks for on these columns."""
     names = [column.name for column in columns]
-    coordinates = [each for each in training.coordinates if set(each.layers) <= set(names)]
+    coordinates = [each for each in training.coordinates if set(each.mapped) <= set(names)]
     return Transforms(names, training.transforms, offsets_of(columns), shapes_of(columns), coordinates)
 
 

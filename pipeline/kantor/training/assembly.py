@@ -132,11 +132,12 @@ def check_columns(settings: Training, manifest: Manifest) -> None:
             where="transforms",
             cure=f"choose from: {', '.join(known)}",
         )
-    arrays = [column.name for column in manifest.features if column.shape]
+    arrays, features = ([c.name for c in manifest.features if bool(c.shape) is wanted] for wanted in (True, False))
     numbers = [column.name for column in manifest.conditions if not column.shape]
     for each in settings.coordinates:
-        _check_known(each.layers, arrays, "a feature that is an array", manifest)
-        _check_known([each.energy], numbers, "a condition that is a number", manifest)
+        what, choices = ("an array", arrays) if each.arrays else ("a number", features)
+        _check_known(each.mapped, choices, f"a feature that is {what}", manifest)
+        _check_known(each.conditions, numbers, "a condition that is a number", manifest)
 
 
 def _observables(settings: Training, manifest: Manifest, where: Path) -> dict[str, str]:

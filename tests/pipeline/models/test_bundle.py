@@ -44,6 +44,22 @@ def test_parts_join_to_the_whole(bundle: Bundle) -> None:
     assert not np.array_equal(whole, bundle.generate(20_000, MOMENTA, seed=4))
 
 
+def test_what_is_drawn_is_the_same_in_parts(dis_manifest: Path, tmp_path: Path) -> None:
+    """The azimuth comes from the seed and the block, not from how many events are asked for."""
+    drawn = Training.model_validate(
+        {"dataset": "dis", "objective": {"kind": "wgan_gp"}, "coordinates": [{"kind": "dis"}]}
+    )
+    made = assemble(drawn, 1, dis_manifest)
+    assert made.rows.real.shape[1] == 2  # and nothing for the azimuth
+    made.bundle("drawn", {}).save(tmp_path / "model.pt")
+    bundle = Bundle.load(tmp_path / "model.pt")
+    whole = bundle.generate(20_000, seed=3)
+    assert np.array_equal(whole[8000:8300], bundle.generate(300, seed=3, start=8000))
+    phi = np.arctan2(whole[:, 1], whole[:, 0])
+    assert abs(np.exp(1j * phi).mean()) < 4 / 20_000**0.5
+    assert not np.array_equal(whole, bundle.generate(20_000, seed=4))
+
+
 def test_conditions_are_needed_and_their_shape_checked(bundle: Bundle) -> None:
     with pytest.raises(InputError, match=r"needs conditions of shape \(10, 1\) \(momentum\), got none"):
         bundle.generate(10)
