@@ -51,6 +51,8 @@ class Assembly:
             feature_transforms=self.features,
             condition_transforms=self.conditions,
             provenance=provenance,
+            cuts=self.manifest.cuts,
+            quantities=self.manifest.quantities,
         )
 
 

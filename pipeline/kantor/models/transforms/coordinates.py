@@ -212,17 +212,12 @@ class Coordinates(CoordinateMap):
             begin += size
 
 
-def root(x: Tensor) -> Tensor:
-    """The square root of what is positive, and 0, with derivative 0, elsewhere."""
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
-
-
 def _on_circle(xy_N2: Tensor) -> Tensor:
     """At radius 1; the centre goes to (1, 0)."""
-    radius_N1 = root((xy_N2 * xy_N2).sum(1, keepdim=True))
+    square_N1 = (xy_N2 * xy_N2).sum(1, keepdim=True)
     centre = xy_N2.new_tensor([1.0, 0.0])
-    return torch.where(radius_N1 > 0, xy_N2 / torch.where(radius_N1 > 0, radius_N1, 1.0), centre)
+    # Where it is not taken, the division must still have a derivative.
+    return torch.where(square_N1 > 0, xy_N2 * torch.where(square_N1 > 0, square_N1, 1.0).rsqrt(), centre)
 
 
 def _unevenness(angle_N: Tensor, weight_N: Tensor) -> float:

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from kantor.config import DisCoordinates
 from kantor.models.transforms.base import Given
-from kantor.models.transforms.coordinates import Coordinates, root
+from kantor.models.transforms.coordinates import Coordinates
 from kantor.shapes import Shapes
+
+_LEAST = 1e-6  # pt [GeV]
 
 
 class Dis(Coordinates):
@@ -48,6 +50,6 @@ class Dis(Coordinates):
             y = second if self._beside == "y" else q2 / (self._s * second)
             behind = 2 * self._beam * (1 - y)
             pz = (behind - ahead) / 2
-        # What lies beyond the kinematic limit is put on it: along the beam.
-        pt = root(ahead * behind)
+        # What lies beyond the kinematic limit is put on it: along the beam, but for a pt by which one can still divide.
+        pt = (ahead * behind).clamp(min=_LEAST**2).sqrt()
         return dict(zip(self.columns, (pt * phi.cos(), pt * phi.sin(), pz), strict=True))
