@@ -19,6 +19,7 @@ from kantor.models.features import CriticFeatures
 from kantor.models.randomness import stream
 from kantor.models.transforms import Given, Transforms
 from kantor.physics import physics_of
+from kantor.training.advice import Advice, advise
 from kantor.training.feed import Rows
 from kantor.training.state import State
 
@@ -38,6 +39,7 @@ class Assembly:
     effective_rows: float
     validation: Sample
     state: State
+    advice: Sequence[Advice]
 
     def bundle(self, name: str, provenance: dict[str, Any]) -> Bundle:
         """The averaged generator as it stands, with everything that generation needs."""
@@ -120,7 +122,18 @@ def assemble(
         device=device,
     )
     return Assembly(
-        settings, seed, manifest, features, conditions, view, objective, rows, train.effective_rows, validation, state
+        settings,
+        seed,
+        manifest,
+        features,
+        conditions,
+        view,
+        objective,
+        rows,
+        train.effective_rows,
+        validation,
+        state,
+        advise(settings, manifest, train),
     )
 
 

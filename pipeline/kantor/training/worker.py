@@ -1,5 +1,6 @@
 """One rank of a training, from reading the data to writing the model. It knows no launcher."""
 
+import json
 import os
 import time
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ from kantor.data.scratch import node_copy
 from kantor.errors import InputError, Interrupted, TrainingError
 from kantor.losses.reduction import joined_mean, joined_sum
 from kantor.machine.files import explained, sha256, whole, write_text
+from kantor.machine.progress import log
 from kantor.models.bundle import Bundle
 from kantor.results import Provenance, TrainingRow, TrainingRun
 from kantor.training.assembly import Assembly, assemble
@@ -56,6 +58,8 @@ def work(job: Job, device: torch.device | str = "cpu") -> None:
     with checkpoints.locked() if rank == 0 else nullcontext():
         joined_sum(torch.zeros(()))  # no rank reads a checkpoint before the writer holds the directory
         if not checkpoints.resume(assembly.state):
+            if rank == 0:
+                _log_advice(job, assembly)
             fit_constrainers(assembly.state.terms, assembly.rows, batch=job.settings.batch, seed=job.seed)
         _same_start(assembly.state)
         keeper = Keeper(job, assembly, checkpoints, writes=rank == 0)
@@ -70,6 +74,12 @@ def work(job: Job, device: torch.device | str = "cpu") -> None:
             ) from error
         if rank == 0:
             _finish(job, assembly, world)
+
+
+def _log_advice(job: Job, assembly: Assembly) -> None:
+    for advice in assembly.advice:
+        cure = json.dumps(advice.cure)  # which is YAML, too
+        log.warning(f"{job.name}: {advice.field} may hide an edge: {advice.seen}\n  cure: {cure}")
 
 
 def check_autocast(job: Job, *, gpus: bool) -> None:
