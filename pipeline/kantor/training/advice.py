@@ -36,7 +36,7 @@ class Advice:
 
     field: str
     seen: str
-    cure: Mapping[str, Any]
+    cure: dict[str, Any]
 
 
 def advise(settings: Training, manifest: Manifest, train: Sample) -> list[Advice]:
@@ -121,7 +121,7 @@ def _of_features(settings: Training, columns: Mapping[str, np.ndarray]) -> Itera
             edge, side, share = pile
             distance = f"{edge:g} - {name}" if side == "below" else f"{name} - {edge:g}".replace("- -", "+ ")
             least = float(f"{max(seen.nearest(edge), 1e-12):.1g}")
-            cure = {"critic_features": {f"log_{name}": f"log(maximum({distance}, {least:g}))"}}
+            cure: dict[str, Any] = {"critic_features": {f"log_{name}": f"log(maximum({distance}, {least:g}))"}}
             said = f"{100 * share:.3g} % of the rows are piled up within 1 % of the range {side} {edge:g}"
             yield Advice(f"critic_features.{name}", f"{said}; {seen}", cure)
 

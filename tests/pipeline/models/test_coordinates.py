@@ -2,6 +2,7 @@
 
 import re
 from math import pi
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -15,6 +16,7 @@ from kantor.errors import InputError
 from kantor.models.randomness import stream
 from kantor.models.transforms import Given, Transforms
 from kantor.models.transforms.coordinates import Coordinates
+from kantor.training.assembly import assemble
 
 BEAM, Q2_MIN = 50.0, 2.0
 MOMENTUM = ["px", "py", "pz"]
@@ -255,7 +257,7 @@ def test_constants_beside_and_inside_coordinates_come_back() -> None:
     assert torch.equal(back_ND[:, [0, 3, 4]], x_ND[:, [0, 3, 4]])
 
 
-def test_state_is_all_there_is(tmp_path: Any) -> None:
+def test_state_is_all_there_is(tmp_path: Path) -> None:
     x_ND = electrons()
     for kind, settings in KINDS.items():
         one, other = fitted(settings, x_ND), Transforms(MOMENTUM, {}, coordinates=[made(settings)]).double()
@@ -296,12 +298,13 @@ def test_columns_with_an_offset_are_mapped_as_they_are() -> None:
             {"kind": "expressions", "forward": {"a": "px**3"}, "inverse": {"px": "abs(a)**(1/3) * a / sqrt(a**2)"}},
             "the way back does not lead to 'px' in 1 training rows",
         ),
+        ({"kind": "expressions", "forward": {"a": "px"}, "inverse": {"px": "1"}}, "does not lead to 'px' in 4,000"),
         (
             {"kind": "expressions", "forward": {"a": "(px - 1)**2 + px"}, "inverse": {"px": "a"}},
             "does not lead to 'px'",
         ),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_what_the_data_do_not_obey_is_refused(settings: dict[str, Any], said: str) -> None:
     x_ND = electrons()
@@ -346,3 +349,23 @@ def test_a_feature_is_claimed_once() -> None:
     ):
         with pytest.raises(ValidationError, match="'pz' stands there and in 'transforms' or twice"):
             config.Training.model_validate(base | claim)
+
+
+@pytest.mark.parametrize(
+    ("coordinates", "said"),
+    [
+        ({"kind": "plain", "columns": ["px", "pq"]}, "'pq' is not a feature that is a number in dataset 'dis'"),
+        ({"kind": "spherical", "columns": ["px", "py", "p3"]}, "'p3' is not a feature that is a number"),
+        (
+            {"kind": "expressions", "forward": {"a": "px / energy"}, "inverse": {"px": "a * energy"}},
+            "'energy' is not a condition that is a number",
+        ),
+    ],
+    ids=range(3),
+)
+def test_unknown_columns_are_named(coordinates: dict[str, Any], said: str, dis_manifest: Path) -> None:
+    training = {"dataset": "dis", "objective": {"kind": "wgan_gp"}, "coordinates": [coordinates]}
+    with pytest.raises(InputError, match=said) as error:
+        assemble(config.Training.model_validate(training), 1, dis_manifest)
+    assert (error.value.where, error.value.exit_code) == ("coordinates", 2)
+    assert error.value.cure

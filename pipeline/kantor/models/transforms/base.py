@@ -80,7 +80,7 @@ class CoordinateMap(nn.Module):
         raise NotImplementedError
 
     def inverse(self, y_NE: Tensor, given: Given = NOTHING) -> dict[str, Tensor]:
-        """(N, E) to (N, *shape) of each column, by name."""
+        """(N, E), settled, to (N, *shape) of each column, by name."""
         raise NotImplementedError
 
     @property

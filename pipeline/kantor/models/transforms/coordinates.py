@@ -98,21 +98,22 @@ class Coordinates(CoordinateMap):
         inputs = {name: values.clone().requires_grad_() for name, values in coordinates.items()}
         with torch.enable_grad():
             found = self.back(inputs, given)
-            total = cast(Tensor, sum(found[name].sum() for name in self.columns))
-            slopes = torch.autograd.grad(total, list(inputs.values()), allow_unused=True)
+            total = torch.stack([found[name].sum() for name in self.columns]).sum()
+            slopes = torch.autograd.grad(total, list(inputs.values()), allow_unused=True) if total.requires_grad else ()
         tolerance = getattr(self.settings, "tolerance", _CLOSES)
         for name in self.columns:
             was, now = columns[name], found[name].detach()
             size = was.abs() + (was.amax() - was.amin())
-            if open_ := rows_where(~((now - was).abs() <= tolerance * size)):
-                row = int((~((now - was).abs() <= tolerance * size)).nonzero()[0])
+            astray = ~((now - was).abs() <= tolerance * size)
+            if rows := rows_where(astray):
+                row = int(astray.nonzero()[0])
                 raise InputError(
-                    f"the way back does not lead to '{name}' in {open_}: from {float(was[row]):g} to "
+                    f"the way back does not lead to '{name}' in {rows}: from {float(was[row]):g} to "
                     f"{float(now[row]):g}",
                     where=self._where(),
                     cure="make 'inverse' undo 'forward' everywhere, or cut these rows in the dataset",
                 )
-        for name, slope in zip(inputs, slopes, strict=True):
+        for name, slope in zip(inputs, slopes, strict=False):
             if slope is not None and (steep := rows_where(~slope.isfinite())):
                 raise InputError(
                     f"the way back has no finite derivative by '{name}' in {steep}",
@@ -173,7 +174,6 @@ class Coordinates(CoordinateMap):
         return super().settled(torch.cat(parts, dim=1))
 
     def inverse(self, y_NE: Tensor, given: Given = NOTHING) -> dict[str, Tensor]:
-        y_NE = self.settled(y_NE)
         coordinates = {}
         for number, (name, chain, place) in enumerate(self._parts()):
             if name in self._drawn:
