@@ -239,7 +239,7 @@ def _clean(chunk: Chunk, dataset: Dataset, offsets: Offsets, part: Part, where: 
         given = {name: values[valid] for name, values in given.items()}
     cuts = _cuts(dataset)
     passes = cuts.each(given)
-    _note_failing(passes, valid, part, where)
+    _note_failing(passes, np.flatnonzero(valid), part, where)
     passing = np.logical_and.reduce([*passes.values(), np.ones(len(stored), dtype=bool)])
     _measure(given, named(stored, list(given), shapes), offsets, passing, part)
     if dataset.cuts:
@@ -279,15 +279,14 @@ def _note_invalid(finite: np.ndarray, names: Sequence[str], shapes: Shapes, part
         part.first_invalid = f"{name} in row {part.read + row:,} of {where}, counted from 0"
 
 
-def _note_failing(passes: Mapping[str, np.ndarray], valid: np.ndarray, part: Part, where: str) -> None:
-    """Note how many valid rows of this chunk fail each cut as they were given, and the first place of all."""
+def _note_failing(passes: Mapping[str, np.ndarray], rows: np.ndarray, part: Part, where: str) -> None:
+    """Note how many of the rows (n,) of this chunk fail each cut as they were given, and the first place of all."""
     for cut, passed in passes.items():
         if failing := int(np.count_nonzero(~passed)):
             part.failing[cut] = part.failing.get(cut, 0) + failing
-    failing = ~np.logical_and.reduce([*passes.values(), np.ones(np.count_nonzero(valid), dtype=bool)])
+    failing = ~np.logical_and.reduce([*passes.values(), np.ones(len(rows), dtype=bool)])
     if failing.any() and not part.first_failing:
-        row = part.read + int(np.flatnonzero(valid)[failing.argmax()])
-        part.first_failing = f"row {row:,} of {where}, counted from 0"
+        part.first_failing = f"row {part.read + int(rows[failing.argmax()]):,} of {where}, counted from 0"
 
 
 def _measure(

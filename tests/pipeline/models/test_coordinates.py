@@ -202,7 +202,8 @@ def test_the_same_angles_in_single_precision() -> None:
         transforms.to(dtype).inverse(y_NE.to(dtype), Given(noise=stream(1, "test", 0)))
         for dtype in (torch.float64, torch.float32)
     ]
-    assert torch.allclose(*(torch.atan2(x[:, 1], x[:, 0]).double() for x in drawn), atol=1e-5)
+    double, single = (torch.atan2(x[:, 1], x[:, 0]).double() for x in drawn)
+    assert torch.allclose(double, single, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -231,6 +232,17 @@ def test_an_azimuth_that_depends_on_another_coordinate_is_not_drawn() -> None:
         fitted({"kind": "cylindrical", "uniform": ["phi"]}, bent)
 
 
+def test_an_azimuth_that_depends_on_a_feature_or_a_condition_is_not_drawn() -> None:
+    x_ND = electrons()
+    other = torch.atan2(x_ND[:, 1], x_ND[:, 0]) + 0.1 * torch.randn(4000, generator=torch.Generator().manual_seed(1))
+    transforms = Transforms([*MOMENTUM, "kick"], {}, coordinates=[made({"kind": "dis"})]).double()
+    with pytest.raises(InputError, match="is not independent of 'kick'"):
+        transforms.fit(torch.cat([x_ND, other[:, None]], dim=1))
+    transforms.fit(torch.cat([x_ND, other[torch.randperm(4000)][:, None]], dim=1))
+    with pytest.raises(InputError, match="is not independent of 'kick'"):
+        Transforms(MOMENTUM, {}, coordinates=[made({"kind": "dis"})]).double().fit(x_ND, given=Given({"kick": other}))
+
+
 def test_signed_weights_count_where_uniformity_is_judged() -> None:
     """Rows of weight zero or less are not there."""
     x_ND = electrons()
@@ -255,6 +267,20 @@ def test_constants_beside_and_inside_coordinates_come_back() -> None:
     back_ND = transforms.inverse(y_NE + 100 * torch.tensor([0, 1, 0, 0, 1, 1]))
     assert torch.allclose(back_ND, x_ND)
     assert torch.equal(back_ND[:, [0, 3, 4]], x_ND[:, [0, 3, 4]])
+
+
+def test_one_energy_and_one_angle_are_constants() -> None:
+    """Up to the rounding of the stored momenta, of which the network would else make its subject."""
+    phi, cosine = torch.full((2000,), 0.7).double(), torch.linspace(-1, 1, 2000).double()
+    sine = (1 - cosine**2).sqrt()
+    x_ND = (5 * torch.stack([sine * phi.cos(), sine * phi.sin(), cosine], dim=1))[1:-1].float()
+    transforms = fitted({"kind": "spherical"}, x_ND)
+    y_NE = transforms(x_ND.double())
+    assert torch.equal((y_NE == 0).all(0), torch.tensor([True, False, True, True]))
+    back_ND = transforms.inverse(y_NE + 3 * torch.tensor([1, 0, 1, -1]))
+    assert torch.allclose(back_ND, x_ND.double(), rtol=1e-6, atol=1e-6)
+    # What a critic sees of generated events is what it sees of true ones.
+    assert torch.equal(transforms.settled(y_NE + 3 * torch.tensor([1, 0, 1, -1])), y_NE)
 
 
 def test_state_is_all_there_is(tmp_path: Path) -> None:

@@ -101,7 +101,8 @@ class Transforms(nn.Module):
         self.constant_columns = tuple(name for name, place in places.items() if self.constant[place].all())
         values = self.values(x_ND)
         for each in self._maps:
-            each.fit({name: values[name] for name in each.columns}, weight_N, given)
+            mine = {name: values[name] for name in each.columns}
+            each.fit(mine, weight_N, given, {name: of for name, of in values.items() if name not in mine})
             for name in each.columns:
                 # A map knows for itself what never varies.
                 self.constant[places[name]] = False

@@ -67,15 +67,25 @@ class CoordinateMap(nn.Module):
     draws = False
     """Whether the inverse draws random numbers."""
 
-    def fit(self, columns: Mapping[str, Tensor], weight_N: Tensor, given: Given) -> None:
+    def fit(
+        self,
+        columns: Mapping[str, Tensor],
+        /,
+        weight_N: Tensor,
+        given: Given,
+        others: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Set the buffers from the training rows, physical values by name; weights are at least zero.
+
+        Args:
+            others: columns beside those of the map.
 
         Raises:
             InputError: rows that the map does not accept.
         """
         raise NotImplementedError
 
-    def forward(self, columns: Mapping[str, Tensor], given: Given = NOTHING) -> Tensor:
+    def forward(self, columns: Mapping[str, Tensor], /, given: Given = NOTHING) -> Tensor:
         """(N, *shape) of each column, by name, to (N, E)."""
         raise NotImplementedError
 

@@ -17,7 +17,7 @@ from kantor.errors import InputError
 from kantor.models.transforms.base import NOTHING, CoordinateMap, Given
 from kantor.models.transforms.chain import Chain
 from kantor.models.transforms.columns import rows_where
-from kantor.resolution import is_constant
+from kantor.resolution import is_stored_constant
 from kantor.shapes import Shapes
 
 _CLOSES = 1e-6
@@ -63,7 +63,9 @@ class Coordinates(CoordinateMap):
 
     # ------------------------------------------------------------------------------------------------------- fitting
 
-    def fit(self, columns: Mapping[str, Tensor], weight_N: Tensor, given: Given) -> None:
+    def fit(
+        self, columns: Mapping[str, Tensor], weight_N: Tensor, given: Given, others: Mapping[str, Tensor] | None = None
+    ) -> None:
         columns = {name: values.double() for name, values in columns.items()}
         coordinates = self.there(columns, given)
         self._check_domain(coordinates)
@@ -72,13 +74,14 @@ class Coordinates(CoordinateMap):
             values = coordinates[name]
             if name in self._drawn or name in self._circles:
                 self._check_range(name, values)
-                continue
             present = values[weight_N > 0]
-            self.constant[place] = is_constant(present.min(), present.max())
+            self.constant[place] = is_stored_constant(present.min(), present.max())
             self.value[number] = present[0]
             chain.fit(values, weight_N, given, self._where(name))
+        beside = {**(others or {}), **given.conditions}
+        numbers = {name: values.double() for name, values in beside.items() if values.ndim == 1}
         for name in self._drawn:
-            self._check_uniform(name, coordinates, weight_N, given)
+            self._check_uniform(name, {**numbers, **coordinates}, weight_N)
 
     def _where(self, name: str = "") -> str:
         kind = getattr(self.settings, "kind", "")
@@ -132,12 +135,11 @@ class Coordinates(CoordinateMap):
                 cure="give where it begins and ends in 'ranges', in its unit",
             )
 
-    def _check_uniform(self, name: str, coordinates: Mapping[str, Tensor], weight_N: Tensor, given: Given) -> None:
+    def _check_uniform(self, name: str, known: Mapping[str, Tensor], weight_N: Tensor) -> None:
         """Neither it nor its product with anything else may have a Fourier coefficient far from zero."""
         low, high = self.settings.range_of(name)
-        turns = (coordinates[name] - low) / (high - low)
-        others = {other: values for other, values in coordinates.items() if other != name}
-        others |= {condition: values.double() for condition, values in given.conditions.items() if values.ndim == 1}
+        turns = (known[name] - low) / (high - low)
+        others = {other: values for other, values in known.items() if other != name}
         for harmonic in _HARMONICS:
             angle = 2 * pi * harmonic * turns
             far = _unevenness(angle, weight_N)
@@ -182,7 +184,8 @@ class Coordinates(CoordinateMap):
             elif name in self._circles:
                 low, high = self._circles[name]
                 cosine, sine = y_NE[:, place].unbind(1)
-                coordinates[name] = (low + high) / 2 + torch.atan2(sine, cosine) * ((high - low) / (2 * pi))
+                found = (low + high) / 2 + torch.atan2(sine, cosine) * ((high - low) / (2 * pi))
+                coordinates[name] = torch.where(self.constant[place.start], self.value[number], found)
             else:
                 found = chain.inverse(y_NE[:, place.start], given)
                 coordinates[name] = torch.where(self.constant[place.start], self.value[number], found)
@@ -195,14 +198,10 @@ class Coordinates(CoordinateMap):
 
     def settled(self, y_NE: Tensor) -> Tensor:
         """0 where constant, and cosine and sine on the circle, since their radius means nothing."""
-        y_NE = super().settled(y_NE)
-        if not self._circles:
-            return y_NE
-        parts = []
-        for name, _, place in self._parts():
-            part = y_NE[:, place]
-            parts.append(_on_circle(part) if name in self._circles else part)
-        return torch.cat(parts, dim=1)
+        if self._circles:
+            parts = [(name, y_NE[:, place]) for name, _, place in self._parts()]
+            y_NE = torch.cat([_on_circle(part) if name in self._circles else part for name, part in parts], dim=1)
+        return super().settled(y_NE)
 
     def _parts(self) -> Iterator[tuple[str, Chain, slice]]:
         """Name and chain of each coordinate, and where among the E it stands."""

@@ -63,7 +63,9 @@ class Shower(CoordinateMap):
 
     # ------------------------------------------------------------------------------------------------------- fitting
 
-    def fit(self, layers: Mapping[str, Tensor], weight_N: Tensor, given: Given) -> None:
+    def fit(
+        self, layers: Mapping[str, Tensor], weight_N: Tensor, given: Given, others: Mapping[str, Tensor] | None = None
+    ) -> None:
         """Set the buffers from training rows in a few passes over blocks of rows; weights are at least zero.
 
         Raises:
