@@ -18,6 +18,14 @@ def is_constant(low: Any, high: Any) -> Any:
     return high - low <= STEP / 2 * (abs(low) + abs(high))
 
 
+def is_stored_constant(low: Any, high: Any) -> Any:
+    """Whether numbers between `low` and `high` may be one number, computed from a few float32 numbers.
+
+    Such as the size of momenta of one energy, each component of which was rounded when it was stored.
+    """
+    return high - low <= 4 * STEP * (abs(low) + abs(high))
+
+
 def is_rounding(low: Any, high: Any) -> Any:
     """Whether float64 numbers between `low` and `high` may be one number after some arithmetic.
 

@@ -85,6 +85,15 @@ def test_of_a_source(user: User, wrong: dict[str, object], said: str, right: dic
     [
         pytest.param({"cuts": ["px"]}, "write a comparison", {"cuts": ["px > 0"]}, id="no condition"),
         pytest.param({"cuts": ["px >"]}, "write it as in Python", {"cuts": ["px > 0"]}, id="no expression"),
+        pytest.param(
+            {"cuts": ["pt2 > 0.1"]}, "unknown column 'pt2'", {"quantities": {"pt2": "px**2"}}, id="column of a cut"
+        ),
+        pytest.param(
+            {"cuts": ["px > 0"], "failing_rows": "error"},
+            "or set failing_rows: drop",
+            {"failing_rows": "drop"},
+            id="broken cut",
+        ),
         pytest.param({"cuts": ["px > 100"]}, "loosen 'cuts'", {"cuts": ["px > -1"]}, id="nothing left"),
         pytest.param(
             {"split": {"train": 0.989, "validation": 0.001, "test": 0.01}},

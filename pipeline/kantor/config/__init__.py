@@ -5,6 +5,16 @@ command line and the workflow's profiles say it, and none of it changes a result
 """
 
 from kantor.config.base import Decay, Settings
+from kantor.config.coordinates import (
+    AnyCoordinates,
+    Coordinates,
+    Cylindrical,
+    DisCoordinates,
+    Expressions,
+    Plain,
+    Shower,
+    Spherical,
+)
 from kantor.config.datasets import (
     ArrayColumn,
     Dataset,
@@ -49,10 +59,11 @@ from kantor.config.reading import load, parse, schema
 from kantor.config.sources import Source, SourceOfFiles
 from kantor.config.study import Config, Target, Validation
 from kantor.config.trainings import Adam, AnyOptimiser, HeadStart, InstanceNoise, Optimiser, RmsProp, Training
-from kantor.config.transforms import Dequantise, Log, LogDistance, QuantileNormal, Shower, Standardise, Transform
+from kantor.config.transforms import Dequantise, Log, LogDistance, QuantileNormal, Standardise, Transform
 
 __all__ = [
     "Adam",
+    "AnyCoordinates",
     "AnyOptimiser",
     "ArrayColumn",
     "Binning",
@@ -60,16 +71,20 @@ __all__ = [
     "CaloGanSource",
     "Config",
     "Constrainer",
+    "Coordinates",
     "Cramer",
     "CriticNetwork",
+    "Cylindrical",
     "Dataset",
     "Decay",
     "Dequantise",
     "Detector",
+    "DisCoordinates",
     "DisPhysics",
     "DisSource",
     "EnergyMatching",
     "Engression",
+    "Expressions",
     "FeatureMatching",
     "FileSource",
     "Gan",
@@ -94,6 +109,7 @@ __all__ = [
     "Optimiser",
     "Penalty",
     "Physics",
+    "Plain",
     "Plate",
     "PublicSource",
     "QuantileNormal",
@@ -107,6 +123,7 @@ __all__ = [
     "SnGan",
     "Source",
     "SourceOfFiles",
+    "Spherical",
     "Split",
     "Standardise",
     "SwissRollSource",

@@ -7,7 +7,20 @@ from typing import Literal, get_args
 
 import pytest
 
-from kantor.config import Adam, Config, DisSource, Objective, Penalty, Term, Training, Validation, load, parse, schema
+from kantor.config import (
+    Adam,
+    AnyCoordinates,
+    Config,
+    DisSource,
+    Objective,
+    Penalty,
+    Term,
+    Training,
+    Validation,
+    load,
+    parse,
+    schema,
+)
 from kantor.config.documentation import reference
 from kantor.config.presets import PRESETS
 from kantor.errors import ConfigError
@@ -238,6 +251,13 @@ def test_every_preset_can_be_named() -> None:
     assert [name for name in get_args(Training.model_fields["preset"].annotation) if name is not type(None)] == [
         Literal[*PRESETS]
     ]
+
+
+def test_every_kind_of_coordinates_has_a_row_in_the_documentation() -> None:
+    page = (ROOT / "docs" / "coordinates.md").read_text()
+    kinds = [get_args(kind.model_fields["kind"].annotation)[0] for kind in get_args(get_args(AnyCoordinates)[0])]
+    assert kinds
+    assert not [name for name in kinds if f"\n| `{name}` |" not in page]
 
 
 def test_every_objective_and_preset_has_a_row_in_the_documentation() -> None:

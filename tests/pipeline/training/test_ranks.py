@@ -61,6 +61,19 @@ CASES: dict[str, dict[str, Any]] = {
         "critic_features": {},
     },
     "engression": {"objective": {"kind": "engression"}, "n_critic": 0},
+    "coordinates": {
+        "objective": {"kind": "wgan_gp"},
+        "transforms": {},
+        "coordinates": [
+            {
+                "kind": "expressions",
+                "forward": {"ratio": "response / momentum", "log_width": "log(width)"},
+                "inverse": {"response": "ratio * momentum", "width": "exp(log_width)"},
+                "periodic": ["log_width"],
+                "ranges": {"log_width": [-5, 5]},
+            }
+        ],
+    },
     "terms": {
         "objective": {"kind": "wgan_gp"},
         "terms": [
@@ -157,7 +170,16 @@ def test_four_ranks_are_one(
 def same(case: str, one: dict[str, Any], more: dict[str, Any]) -> None:
     """One rank and several have the same gradients, weights and losses."""
     closed_form = case in (
-        *("wgan_gp", "cramer", "cramer, r1r2", "surrogate", "cramer, all pairs", "mmd, embedded", "terms"),
+        *(
+            "wgan_gp",
+            "cramer",
+            "cramer, r1r2",
+            "surrogate",
+            "cramer, all pairs",
+            "mmd, embedded",
+            "coordinates",
+            "terms",
+        ),
     )
     for results in (one, more):
         assert (results["computed by"] == "_KnownGradientsBackward") == closed_form
