@@ -1,7 +1,16 @@
 """Kernels of critic-heavy generative training, usable alone: pairwise statistics, gradient penalty, two-sample test."""
 
 from kantor_kernels.backends import Choice, Explanation
-from kantor_kernels.critic_step import Comparison, CriticStep, Perceptron, mlp_critic_step, mlp_forward
+from kantor_kernels.critic_step import (
+    AdamState,
+    Comparison,
+    CriticStep,
+    Descent,
+    Perceptron,
+    mlp_critic_descent,
+    mlp_critic_step,
+    mlp_forward,
+)
 from kantor_kernels.distance import EnergyDistanceLoss, energy_distance
 from kantor_kernels.gradient_penalty import GradientPenalty, explain_penalty, gradient_penalty
 from kantor_kernels.pairwise import (
@@ -25,9 +34,11 @@ from kantor_kernels.permutation import TwoSampleResult, two_sample_test
 from kantor_kernels.sliced import sliced_energy_distance
 
 __all__ = [
+    "AdamState",
     "Choice",
     "Comparison",
     "CriticStep",
+    "Descent",
     "Energy",
     "EnergyDistanceLoss",
     "Explanation",
@@ -49,6 +60,7 @@ __all__ = [
     "kernel_potential",
     "kernel_slope",
     "kernel_witness",
+    "mlp_critic_descent",
     "mlp_critic_step",
     "mlp_forward",
     "mmd",

@@ -35,6 +35,17 @@ print([name for name in ("triton", "numba", "scipy", "ray", "matplotlib") if nam
 
 X, Y = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(1))
 CRITIC = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+
+
+def _descent(backend: str) -> kantor_kernels.Descent:
+    critic, rows = copy.deepcopy(CRITIC), torch.full((1, len(X)), 0.5)
+    means, squares = ([torch.zeros_like(p) for p in critic.parameters()] for _ in range(2))
+    adam = kantor_kernels.AdamState(means, squares, 0, 1e-3)
+    return kantor_kernels.mlp_critic_descent(
+        critic, X[None], Y[None], adam, eps=rows, coefficients=rows, penalty_coefficients=rows, backend=backend
+    )
+
+
 # A small call of every operation, by backend, and the problem that it is, by device.
 CALLS: dict[str, Callable[[str], object]] = {
     "pairwise": lambda backend: kantor_kernels.mmd(X, Y, kernel=Energy(), backend=backend),
@@ -44,6 +55,7 @@ CALLS: dict[str, Callable[[str], object]] = {
     "permutation": lambda backend: kantor_kernels.two_sample_test(X, Y, permutations=3, backend=backend),
     "gradient_penalty": lambda backend: kantor_kernels.gradient_penalty(CRITIC, X, Y, backend=backend),
     "critic_step": lambda backend: kantor_kernels.mlp_critic_step(CRITIC, X, Y, backend=backend),
+    "mlp_critic_descent": lambda backend: _descent(backend),
     "mlp_forward": lambda backend: kantor_kernels.mlp_forward(CRITIC, X, backend=backend),
 }
 PROBLEMS: dict[str, Callable[[str], backends.Problem]] = {
@@ -54,6 +66,7 @@ PROBLEMS: dict[str, Callable[[str], backends.Problem]] = {
     "permutation": lambda device: Pool(torch.device(device)),
     "gradient_penalty": lambda device: Points.of(copy.deepcopy(CRITIC).to(device), X.to(device), None),
     "critic_step": lambda device: Layers(torch.device(device), torch.float32, (3, 4, 1), True),
+    "mlp_critic_descent": lambda device: Layers(torch.device(device), torch.float32, (3, 4, 1), True),
     "mlp_forward": lambda device: Layers(torch.device(device), torch.float32, (3, 4, 1), True),
 }
 
@@ -111,7 +124,7 @@ def test_a_backend_runs_or_says_why_not(operation: str, name: str, monkeypatch: 
         assert set(seen) == ({"closed", "cpu"} if name == "closed" else {name})
 
 
-@pytest.mark.parametrize("operation", CALLS.keys() - {"gradient_penalty"})
+@pytest.mark.parametrize("operation", sorted(CALLS.keys() - {"gradient_penalty"}))
 def test_autocast_changes_nothing(operation: str) -> None:
     """But for `gradient_penalty`, whose critic is the caller's."""
     tensors = _pytree.tree_leaves

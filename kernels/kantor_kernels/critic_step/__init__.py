@@ -7,10 +7,10 @@ from kantor_kernels.critic_step.functional import (
     mlp_forward,
     why_not_descend_at_once,
 )
-from kantor_kernels.critic_step.problem import Adam, Comparison, CriticStep, Descent, Perceptron, why_not_bypass
+from kantor_kernels.critic_step.problem import AdamState, Comparison, CriticStep, Descent, Perceptron, why_not_bypass
 
 __all__ = [
-    "Adam",
+    "AdamState",
     "Comparison",
     "CriticStep",
     "Descent",

@@ -12,7 +12,7 @@ import torch
 
 from kantor_kernels.compiling import jit
 from kantor_kernels.critic_step.cpu import KINDS, step_for, whole_step
-from kantor_kernels.critic_step.problem import Adam, Descent, Loss, Perceptron, Rows
+from kantor_kernels.critic_step.problem import AdamState, Descent, Loss, Perceptron, Rows
 from kantor_kernels.threads import run_parts
 
 # Not "nnan" or "ninf": what is not finite has to be seen.
@@ -20,7 +20,7 @@ _jit = jit(fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy")
 
 
 @torch.no_grad()
-def descend(perceptron: Perceptron, rows: Rows, loss: Loss, adam: Adam) -> Descent:
+def descend(perceptron: Perceptron, rows: Rows, loss: Loss, adam: AdamState) -> Descent:
     """As the reference; `rows` are those of all updates, (U, ...) each."""
     step = step_for(perceptron)
     step.copy(perceptron)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ from kantor_kernels.critic_step.problem import (
     COMPARED,
     LOSSES,
     PENALTY,
-    Adam,
+    AdamState,
     Comparison,
     CriticStep,
     Descent,
@@ -191,7 +192,7 @@ def mlp_critic_descent(
     critic: nn.Module | Perceptron,
     real: Tensor,
     fake: Tensor,
-    adam: Adam,
+    adam: AdamState,
     *,
     eps: Tensor,
     coefficients: Tensor,
@@ -238,16 +239,16 @@ def mlp_critic_descent(
     if real.ndim != 3 or fake.ndim != 3 or any(part is not None and len(part) != len(real) for part in rows):
         raise ValueError("real and fake must be (U, B, D), and all rows of as many updates")
     # Of one update, as of all.
-    one = [None if part is None else part[0] for part in rows]
-    _check(perceptron, _rows(one[0], one[1], one[2], loss, one[3], None, one[4], one[5] if loss != "energy" else None,
-                             one[6]), loss)  # fmt: skip
+    one = rows.each(itemgetter(0))
+    _check(perceptron, _rows(*one[:3], loss, one.eps, None, one.coefficients, None, one.penalty_coefficients), loss)
+    if b.shape != coefficients.shape:
+        raise ValueError(f"fake_coefficients must be {tuple(coefficients.shape)}, got {tuple(b.shape)}")
     for moments in (adam.means, adam.squares):
         if [(m.shape, m.dtype) for m in moments] != [(p.shape, p.dtype) for p in perceptron.parameters()]:
             raise ValueError("the moments are not like the parameters, in their order")
     chosen, _ = backends.choose(DESCENT, backend, Layers.of(perceptron))
-    rows = Rows(*(None if part is None else part.detach() for part in rows))
     what = Loss(loss, finite_number("weight", weight), finite_number("target", target), one_sided)
-    return chosen.run("descend", perceptron, rows, what, adam)
+    return chosen.run("descend", perceptron, rows.each(torch.detach), what, adam)
 
 
 def why_not_descend_at_once(perceptron: Perceptron) -> str | None:

@@ -5,6 +5,7 @@ Shapes: B rows, D features, C conditions, O outputs, L layers, P points of the p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple, Protocol
@@ -108,6 +109,11 @@ class Rows(NamedTuple):
     fake_coefficients: Tensor  # (B,), for the energy loss unused
     penalty_coefficients: Tensor  # (P,)
 
+    def each(self, function: Callable[[Tensor], Tensor]) -> Rows:
+        """The rows with a function of every tensor in its place."""
+        conditions = None if self.conditions is None else function(self.conditions)
+        return Rows(function(self.real), function(self.fake), conditions, *map(function, self[3:]))
+
 
 class Comparison(Protocol):
     """How embeddings h of real and generated rows are compared, in operations that autograd differentiates once."""
@@ -161,7 +167,7 @@ class CriticStep(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Adam:
+class AdamState:
     """Adam (Kingma and Ba, arXiv:1412.6980, Algorithm 1) in the middle of its way; the moments are changed in place.
 
     Attributes:

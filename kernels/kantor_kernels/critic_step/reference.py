@@ -6,12 +6,13 @@ Sources: Gulrajani et al., arXiv:1704.00028 (Wasserstein); Bellemare et al., arX
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kantor_kernels.critic_step.problem import Adam, CriticStep, Descent, Loss, Perceptron, Rows
+from kantor_kernels.critic_step.problem import AdamState, CriticStep, Descent, Loss, Perceptron, Rows
 
 _SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "tanh": torch.tanh, "softplus": F.softplus}
 
@@ -47,14 +48,13 @@ def critic_step(perceptron: Perceptron, rows: Rows, loss: Loss) -> CriticStep:
 
 
 @torch.no_grad()
-def descend(perceptron: Perceptron, rows: Rows, loss: Loss, adam: Adam) -> Descent:
+def descend(perceptron: Perceptron, rows: Rows, loss: Loss, adam: AdamState) -> Descent:
     """Updates one after the other; `rows` are those of all, (U, ...) each."""
     steps: list[CriticStep] = []
     norms: list[Tensor] = []
     beta1, beta2 = adam.betas
-    for update, parts in enumerate(zip(*(part for part in rows if part is not None), strict=True)):
-        each = iter(parts)
-        step = critic_step(perceptron, Rows(*(None if part is None else next(each) for part in rows)), loss)
+    for update in range(len(rows.real)):
+        step = critic_step(perceptron, rows.each(itemgetter(update)), loss)
         norm = torch.stack([g.norm() for g in step.gradients]).norm()
         steps.append(step)
         norms.append(norm)
@@ -72,8 +72,9 @@ def descend(perceptron: Perceptron, rows: Rows, loss: Loss, adam: Adam) -> Desce
 
 
 def _descent(updates: int, steps: list[CriticStep], norms: list[Tensor]) -> Descent:
-    columns = [torch.stack(column) for column in list(zip(*steps, strict=True))[:4]]
-    return Descent(updates, *columns, torch.stack(norms))
+    losses, distances, penalties, norms_P, _ = zip(*steps, strict=True)
+    columns = map(torch.stack, (losses, distances, penalties, norms_P, norms))
+    return Descent(updates, *columns)
 
 
 def _wasserstein(rows: Rows, real_BO: Tensor, fake_BO: Tensor, between_PO: Tensor) -> tuple[Tensor, Tensor]:

@@ -71,10 +71,11 @@ class JaxStep:
             stacked = tuple(self._array(torch.stack(parts)) for parts in zip(*batches, strict=True))
             critic, generator = self._jax.jit(self._whole)(self._state[0], self._state[1], stacked)
         tree = self._jax.tree_util
-        return tuple(
+        critics, generators = (
             [torch.tensor(p.tolist(), dtype=torch.float64) for p in tree.tree_leaves(net)]
             for net, _ in (critic, generator)
         )
+        return critics, generators
 
     @cached_property
     def _drawing(self) -> Callable[[Any, Any], Any]:

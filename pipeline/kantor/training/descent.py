@@ -69,6 +69,8 @@ def descend_at_once(state: State, objective: Objective, batches: Sequence[Batch]
         return None
     known = [step for step in steps if step is not None]
     points = [step.where[0] for step in known]
+    a = [step.coefficients for step in known if step.coefficients is not None]
+    b = [step.fake_coefficients for step in known if step.fake_coefficients is not None]
     kind, penalty = known[0].kind, known[0].penalty
     assert isinstance(kind, str)
     found = mlp_critic_descent(
@@ -77,10 +79,8 @@ def descend_at_once(state: State, objective: Objective, batches: Sequence[Batch]
         torch.stack([batch.fake for batch in batches]),
         adam.moments(),
         eps=torch.stack([each.eps.flatten() for each in points]),
-        coefficients=torch.stack([step.coefficients for step in known]),
-        fake_coefficients=None
-        if known[0].fake_coefficients is None
-        else torch.stack([step.fake_coefficients for step in known]),
+        coefficients=torch.stack(a),
+        fake_coefficients=torch.stack(b) if b else None,
         penalty_coefficients=torch.stack([each.coefficients for each in points]),
         conditions=torch.stack([batch.conditions for batch in batches]),
         loss=kind,

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn, optim
 
 from kantor import config
-from kantor_kernels.critic_step import Adam
+from kantor_kernels.critic_step import AdamState
+
+_fused_adam: Any = torch._fused_adam_  # pyright: ignore[reportPrivateImportUsage]
 
 
 def make_optimiser(module: nn.Module, settings: config.AnyOptimiser) -> optim.Optimizer:
@@ -38,11 +40,12 @@ class FusedAdam(optim.Adam):
         assert closure is None
         (group,) = self.param_groups
         beta1, beta2 = group["betas"]
-        gradients, steps = [p.grad for p in self._parameters], self._state("step")
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        steps = self._state("step")
         if not gradients:
             return
         torch._foreach_add_(steps, 1)  # pyright: ignore[reportPrivateImportUsage]
-        torch._fused_adam_(
+        _fused_adam(
             self._parameters, gradients, self._state("exp_avg"), self._state("exp_avg_sq"), [], steps, lr=group["lr"],
             beta1=beta1, beta2=beta2, weight_decay=0.0, eps=group["eps"], amsgrad=False, maximize=False,
         )  # fmt: skip
@@ -50,11 +53,11 @@ class FusedAdam(optim.Adam):
     # PyTorch would wrap it into a record of its profiler and look for hooks.
     step.hooked = True  # pyright: ignore[reportFunctionMemberAccess]
 
-    def moments(self) -> Adam:
+    def moments(self) -> AdamState:
         """Where it stands, for updates that something else does; `moved` has to be told of them."""
         (group,) = self.param_groups
         means, squares, (steps, *_) = (self._state(name) for name in ("exp_avg", "exp_avg_sq", "step"))
-        return Adam(means, squares, int(steps), group["lr"], group["betas"], group["eps"])
+        return AdamState(means, squares, int(steps), group["lr"], group["betas"], group["eps"])
 
     def moved(self, updates: int) -> None:
         """So many updates were done with its moments."""

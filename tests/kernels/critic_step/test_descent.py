@@ -1,10 +1,12 @@
 """Several critic updates in one call are as many single ones, with PyTorch's Adam."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn, optim
 
-from kantor_kernels.critic_step import Adam, Descent, mlp_critic_descent, mlp_critic_step
+from kantor_kernels.critic_step import AdamState, Descent, mlp_critic_descent, mlp_critic_step
 
 U, B, D, C = 4, 22, 3, 2
 
@@ -15,11 +17,11 @@ def critic(outputs: int, dtype: torch.dtype = torch.float64, *, bias: bool = Fal
     return nn.Sequential(*layers, nn.Linear(33, outputs, bias=bias)).to(dtype)
 
 
-def batches(loss: str, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+def batches(loss: str, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
     points = B // 2 if loss == "energy" else B
     g = torch.Generator().manual_seed(1)
     draw = {"real": (U, B, D), "fake": (U, B, D), "conditions": (U, B, C), "coefficients": (U, points)}
-    found = {name: torch.randn(shape, generator=g, dtype=dtype) for name, shape in draw.items()}
+    found: dict[str, Any] = {name: torch.randn(shape, generator=g, dtype=dtype) for name, shape in draw.items()}
     found["coefficients"] /= points
     if loss != "energy":
         found["fake_coefficients"] = found["coefficients"].flip(1)
@@ -27,12 +29,12 @@ def batches(loss: str, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     return found | {"eps": torch.rand(U, points, generator=g, dtype=dtype)}
 
 
-def fresh(net: nn.Module, steps: int = 0) -> Adam:
+def fresh(net: nn.Module, steps: int = 0) -> AdamState:
     means, squares = ([torch.zeros_like(p) for p in net.parameters()] for _ in range(2))
-    return Adam(means, squares, steps, 1e-2, (0.5, 0.9))
+    return AdamState(means, squares, steps, 1e-2, (0.5, 0.9))
 
 
-def one_by_one(net: nn.Sequential, rows: dict[str, Tensor], loss: str) -> tuple[optim.Adam, list[Tensor]]:
+def one_by_one(net: nn.Sequential, rows: dict[str, Any], loss: str) -> tuple[optim.Adam, list[Tensor]]:
     adam = optim.Adam(net.parameters(), lr=1e-2, betas=(0.5, 0.9), fused=True)
     losses = []
     for u in range(U):
@@ -72,7 +74,7 @@ def test_it_goes_on_where_it_stopped_and_threads_change_nothing() -> None:
     mlp_critic_descent(whole, adam=adam, **rows)
     for first, last in ((0, 1), (1, U)):
         some = {name: value[first:last] for name, value in rows.items()}
-        mlp_critic_descent(parts, adam=Adam(its.means, its.squares, first, 1e-2, (0.5, 0.9)), **some)
+        mlp_critic_descent(parts, adam=AdamState(its.means, its.squares, first, 1e-2, (0.5, 0.9)), **some)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
 
 
