@@ -211,10 +211,38 @@ def _config(options: argparse.Namespace) -> None:
     if options.check is not None:
         load(options.check)
         print(f"{options.check}: valid")
+    elif options.suggest is not None:
+        _suggest(options.suggest, options.manifest)
     elif options.schema:
         print(schema())
     else:
         print(reference(), end="")
+
+
+def _suggest(file: Path, manifest_path: Path | None) -> None:
+    """Print what the training rows of a staged dataset say about the trainings on it, and the YAML that cures it."""
+    import yaml
+
+    from kantor.data.manifest import Manifest
+    from kantor.data.samples import read_split
+    from kantor.training.advice import advise
+    from kantor.training.assembly import check_columns
+
+    trainings = load(file).trainings
+    if manifest_path is None:
+        raise InputError(
+            "suggestions are about data", where="--suggest", cure="stage the dataset, and add --manifest manifest.json"
+        )
+    manifest = Manifest.read(manifest_path)
+    train = read_split(manifest_path, "train")
+    mine = {name: training for name, training in trainings.items() if training.dataset == manifest.dataset}
+    for name, training in mine.items():
+        check_columns(training, manifest)
+        for advice in advise(training, manifest, train):
+            print(f"# {name}, {advice.field}: {advice.seen}")
+            cure = yaml.safe_dump({"trainings": {name: advice.cure}}, sort_keys=False, default_flow_style=None)
+            print(cure)
+    print(f"# {len(mine)} training(s) on '{manifest.dataset}' looked at")
 
 
 def _fingerprint(options: argparse.Namespace) -> None:
@@ -365,8 +393,16 @@ def _parser() -> argparse.ArgumentParser:
     check = command("config", _config, "Check a configuration, or explain it.")
     action = check.add_mutually_exclusive_group(required=True)
     action.add_argument("--check", type=Path, metavar="FILE", help="say whether a configuration is valid")
+    action.add_argument(
+        "--suggest",
+        type=Path,
+        metavar="FILE",
+        help="say what hides an edge of staged events, and the YAML that cures it",
+    )
     action.add_argument("--schema", action="store_true", help="print the JSON schema, for editors")
     action.add_argument("--reference", action="store_true", help="print every key with unit and default, as Markdown")
+
+    check.add_argument("--manifest", type=Path, metavar="FILE", help="manifest.json of the dataset, for --suggest")
 
     code = command("fingerprint", _fingerprint, "Print the checksum of a stage's code, by which reruns are decided.")
     code.add_argument("stage", nargs="?", choices=sorted(STAGES), help="one stage (default: all, as JSON)")

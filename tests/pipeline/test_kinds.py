@@ -14,6 +14,7 @@ from kantor.data.sources import Source, make_source
 from kantor.losses import terms
 from kantor.models import transforms
 from kantor.models.networks import factory
+from kantor.models.transforms import chain
 from kantor.physics import Physics
 from kantor.physics.base import Modes, UniformAzimuth
 from kantor.results import Column
@@ -35,8 +36,8 @@ PHYSICS = members(config.Physics)
 def test_every_kind_of_the_schema_is_in_its_table() -> None:
     assert set(sources._KINDS) == SOURCES
     assert set(physics._KINDS) == PHYSICS
-    assert set(transforms._KINDS) == members(config.Transform)
-    assert set(transforms._MAPS) == {config.Shower}
+    assert set(chain._KINDS) == members(config.Transform)
+    assert set(transforms._MAPS) == members(config.AnyCoordinates)
     assert set(losses._KINDS) == members(config.Objective)
     assert set(terms._KINDS) == members(config.Term)
     assert set(factory._GENERATORS) == {config.GeneratorNetwork}

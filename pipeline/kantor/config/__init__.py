@@ -5,6 +5,16 @@ command line and the workflow's profiles say it, and none of it changes a result
 """
 
 from kantor.config.base import Settings
+from kantor.config.coordinates import (
+    AnyCoordinates,
+    Coordinates,
+    Cylindrical,
+    DisCoordinates,
+    Expressions,
+    Plain,
+    Shower,
+    Spherical,
+)
 from kantor.config.datasets import (
     ArrayColumn,
     Dataset,
@@ -42,22 +52,27 @@ from kantor.config.objectives import (
 from kantor.config.reading import load, parse, schema
 from kantor.config.study import Config, Target, Validation
 from kantor.config.trainings import Adam, AnyOptimiser, Decay, HeadStart, InstanceNoise, Optimiser, RmsProp, Training
-from kantor.config.transforms import Dequantise, Log, LogDistance, QuantileNormal, Shower, Standardise, Transform
+from kantor.config.transforms import Dequantise, Log, LogDistance, QuantileNormal, Standardise, Transform
 
 __all__ = [
     "Adam",
+    "AnyCoordinates",
     "AnyOptimiser",
     "ArrayColumn",
     "Config",
     "Constrainer",
+    "Coordinates",
     "Cramer",
     "CriticNetwork",
+    "Cylindrical",
     "Dataset",
     "Decay",
     "Dequantise",
+    "DisCoordinates",
     "DisPhysics",
     "DisSource",
     "EnergyMatching",
+    "Expressions",
     "FeatureMatching",
     "FileSource",
     "Gan",
@@ -78,6 +93,7 @@ __all__ = [
     "Optimiser",
     "Penalty",
     "Physics",
+    "Plain",
     "QuantileNormal",
     "RingSource",
     "RmsProp",
@@ -86,6 +102,7 @@ __all__ = [
     "ShowerPhysics",
     "SnGan",
     "Source",
+    "Spherical",
     "Split",
     "Standardise",
     "SwissRollSource",

@@ -274,7 +274,19 @@ class Dataset(Settings):
     """A set of events: where they come from, which rows are kept, how they are split."""
 
     source: Annotated[DisSource | RingSource | GridSource | SwissRollSource | FileSource, Field(discriminator="kind")]
-    cuts: list[str] = Field(default=[], description="rows are kept where all of these expressions of columns hold")
+    quantities: dict[Name, str] = Field(
+        default={}, description="name -> expression of the columns and of those before it, for 'cuts' to name"
+    )
+    cuts: list[str] = Field(
+        default=[],
+        description="expressions of columns and quantities that define the sample: rows are kept where all of them "
+        "hold, and every generated event obeys them (docs/coordinates.md)",
+    )
+    failing_rows: Literal["drop", "error"] = Field(
+        default="drop",
+        description="what to do with rows that fail a cut: drop and count them, or stop, where the cuts are those "
+        "that the events were made with",
+    )
     invalid_rows: Literal["error", "drop"] = Field(
         default="error", description="what to do with rows that hold NaN or infinity: stop, or drop and count them"
     )
@@ -288,3 +300,9 @@ class Dataset(Settings):
     @classmethod
     def _cuts_parse(cls, cuts: list[str]) -> list[str]:
         return parsed(cuts)
+
+    @field_validator("quantities")
+    @classmethod
+    def _quantities_parse(cls, quantities: dict[str, str]) -> dict[str, str]:
+        parsed(quantities.values())
+        return quantities

@@ -5,10 +5,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from kantor.config.base import ColumnName, Count, Name, Positive, Settings, parsed
+from kantor.config.coordinates import AnyCoordinates
 from kantor.config.networks import CriticNetwork, GeneratorNetwork
 from kantor.config.objectives import Objective, Penalty, Term
 from kantor.config.presets import OBJECTIVES, PRESETS, merged
-from kantor.config.transforms import Shower, Transform
+from kantor.config.transforms import Transform
 
 
 class Decay(Settings):
@@ -89,8 +90,9 @@ class Training(Settings):
         default={},
         description="chain of transforms of each feature or condition; a column not named here is standardised",
     )
-    coordinates: list[Shower] = Field(
-        default=[], description="maps of several features together, which then have no chain of their own"
+    coordinates: list[AnyCoordinates] = Field(
+        default=[],
+        description="maps of several features together, which then have no chain of their own (docs/coordinates.md)",
     )
     critic_features: dict[str, str] = Field(
         default={},
@@ -160,8 +162,12 @@ class Training(Settings):
         if not isinstance(data, dict):
             return data
         if data.get("preset") in PRESETS:
+            preset = PRESETS[data["preset"]]
+            if data.get("coordinates"):
+                # Columns with coordinates have no chains, and the preset's were meant for columns as they are.
+                preset = {key: value for key, value in preset.items() if key != "transforms"}
             # Dropped once it is merged, so that equal settings written differently stay equal.
-            data = merged(PRESETS[data["preset"]], {key: value for key, value in data.items() if key != "preset"})
+            data = merged(preset, {key: value for key, value in data.items() if key != "preset"})
         objective = data.get("objective")
         # With an embedding, matching is adversarial, and the schema's defaults are meant.
         if isinstance(objective, dict) and not objective.get("embedding"):
@@ -179,7 +185,7 @@ class Training(Settings):
 
     @model_validator(mode="after")
     def _a_feature_is_transformed_once(self) -> Self:
-        taken = [name for each in self.coordinates for name in each.layers]
+        taken = [name for each in self.coordinates for name in each.mapped]
         twice = [name for name in taken if taken.count(name) > 1 or name in self.transforms]
         if twice:
             raise ValueError(

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from kantor.config.base import ColumnName, Positive, Settings
+from kantor.config.base import Settings
 
 
 class Standardise(Settings):
@@ -57,43 +57,3 @@ Transform = Annotated[
     Standardise | Log | LogDistance | QuantileNormal | Dequantise,
     Field(discriminator="kind"),
 ]
-
-
-class Shower(Settings):
-    """A calorimeter's layers as total over incident energy, shares of layers, shares of voxels (arXiv:2106.05285)."""
-
-    kind: Literal["shower"]
-    layers: Annotated[list[ColumnName], Field(min_length=1)] = Field(
-        description="features that are the layers, in the order of depth; one feature alone has them along axis 0"
-    )
-    energy: ColumnName = Field(description="the condition that is the incident energy")
-    scale: Positive = Field(
-        default=1.0, description="unit of the incident energy in that of the layers, 1000 for GeV beside MeV"
-    )
-    threshold: Positive = Field(
-        description="voxels below it are empty, in training and in generation [unit of the layers]"
-    )
-    closed: bool = Field(
-        default=True,
-        description="the voxels of a layer are scaled to its energy, so that the generated total is what voxels and "
-        "layers add up to; false: voxels stay as generated, and the total is what they happen to add up to",
-    )
-    margin: Annotated[float, Field(gt=0, lt=0.1)] = Field(
-        default=1e-6, description="what logarithms of odds keep from 0 and 1, so that they are finite"
-    )
-    largest: Positive | None = Field(
-        default=None,
-        description="largest total over incident energy that is generated; none: 1.05 times that of the training rows",
-    )
-    expected: tuple[Positive, Positive] = Field(
-        default=(0.005, 5.0),
-        description="where the median of total over incident energy may lie, since units are easily mixed up",
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if len(set(self.layers)) < len(self.layers):
-            raise ValueError("a layer stands twice in 'layers'")
-        if not self.expected[0] < self.expected[1]:
-            raise ValueError("expected: give the lower end first")
-        return self

@@ -70,6 +70,7 @@ class Manifest(Result):
     split: SplitRows
     source: dict[str, object] = Field(description="settings of the source, defaults filled in")
     cuts: list[str] = Field(description="expressions that hold for every row")
+    quantities: dict[str, str] = Field({}, description="name -> expression, which cuts may name")
     physics: Physics | None = Field(None, description="what is known of the physics of these events")
     constants: dict[str, float] = Field(
         {}, description="constants of nature that the generator used, such as proton_mass [GeV]"

@@ -9,7 +9,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -25,17 +25,17 @@ import h5py
 import numpy as np
 
 from kantor.config import Dataset, Split
+from kantor.cuts import Cuts
 from kantor.data.fineness import Fineness, Offsets, check_fineness, check_weight, shifted
 from kantor.data.manifest import FILE_NAME, Dropped, Manifest, Shard, SplitRows
 from kantor.data.samples import LEAST_ROWS, check_enough
 from kantor.data.sources import Chunk, Source, make_source
-from kantor.errors import ConfigError, InputError, KantorError
-from kantor.expressions import Expression
+from kantor.errors import InputError, KantorError
 from kantor.machine.files import explained, sync_directory, whole
 from kantor.machine.progress import Progress, log
 from kantor.machine.ranks import Ranks
 from kantor.results import Column, shapes_of
-from kantor.shapes import Shapes, elements, named, shown, slices, width
+from kantor.shapes import Shapes, elements, named, slices, width
 
 T = TypeVar("T")
 _SHARDS = "shard-*.h5"
@@ -52,6 +52,8 @@ class Part:
     read: int = 0
     invalid: int = 0
     cut: int = 0
+    failing: dict[str, int] = field(default_factory=dict)
+    first_failing: str = ""
     invalid_in: dict[str, int] = field(default_factory=dict)
     first_invalid: str = ""
     weight: float = 0.0
@@ -114,8 +116,11 @@ def _source(dataset: Dataset) -> Source:
 def _check_cuts(dataset: Dataset) -> None:
     source = _source(dataset)
     one_row = {column.name: np.ones((1, *column.shape)) for column in [*source.features, *source.conditions]}
-    for cut in dataset.cuts:
-        _passes(cut, one_row, 1)
+    _cuts(dataset).passing(one_row)
+
+
+def _cuts(dataset: Dataset) -> Cuts:
+    return Cuts(dataset.cuts, dataset.quantities)
 
 
 def _check_overwriting(dataset: Dataset, out: Path) -> None:
@@ -232,7 +237,10 @@ def _clean(chunk: Chunk, dataset: Dataset, offsets: Offsets, part: Part, where: 
         _note_invalid(finite, list(given), shapes, part, where)
         stored = stored[valid]
         given = {name: values[valid] for name, values in given.items()}
-    passing = _passing(dataset.cuts, given)
+    cuts = _cuts(dataset)
+    passes = cuts.each(given)
+    _note_failing(passes, valid, part, where)
+    passing = np.logical_and.reduce([*passes.values(), np.ones(len(stored), dtype=bool)])
     _measure(given, named(stored, list(given), shapes), offsets, passing, part)
     if dataset.cuts:
         # The cuts see what is stored, so that they hold for the staged rows exactly.
@@ -240,7 +248,7 @@ def _clean(chunk: Chunk, dataset: Dataset, offsets: Offsets, part: Part, where: 
             name: column.astype(np.float64) + offsets.get(name, 0)
             for name, column in named(stored, list(given), shapes).items()
         }
-        passing = _passing(dataset.cuts, values)
+        passing = cuts.passing(values)
     kept = stored[passing]
     part.read += len(finite)
     part.invalid += len(finite) - len(stored)
@@ -271,6 +279,17 @@ def _note_invalid(finite: np.ndarray, names: Sequence[str], shapes: Shapes, part
         part.first_invalid = f"{name} in row {part.read + row:,} of {where}, counted from 0"
 
 
+def _note_failing(passes: Mapping[str, np.ndarray], valid: np.ndarray, part: Part, where: str) -> None:
+    """Note how many valid rows of this chunk fail each cut as they were given, and the first place of all."""
+    for cut, passed in passes.items():
+        if failing := int(np.count_nonzero(~passed)):
+            part.failing[cut] = part.failing.get(cut, 0) + failing
+    failing = ~np.logical_and.reduce([*passes.values(), np.ones(np.count_nonzero(valid), dtype=bool)])
+    if failing.any() and not part.first_failing:
+        row = part.read + int(np.flatnonzero(valid)[failing.argmax()])
+        part.first_failing = f"row {row:,} of {where}, counted from 0"
+
+
 def _measure(
     given: Mapping[str, np.ndarray],
     stored: Mapping[str, np.ndarray],
@@ -284,36 +303,6 @@ def _measure(
     for name, values in given.items():
         found = Fineness.of(values[passing].ravel(), stored[name][passing].ravel(), offsets.get(name, 0))
         part.fineness[name] = Fineness.of_all([*filter(None, [part.fineness.get(name)]), found])
-
-
-def _passing(cuts: Sequence[str], columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Which rows pass all cuts, (n,) bool."""
-    rows = len(next(iter(columns.values())))
-    keep = np.ones(rows, dtype=bool)
-    for cut in cuts:
-        keep &= _passes(cut, columns, rows)
-    return keep
-
-
-def _passes(cut: str, columns: Mapping[str, np.ndarray], rows: int) -> np.ndarray:
-    """Which rows pass a cut, (rows,) bool; NaN, as from the root of a negative number, does not.
-
-    Raises:
-        ConfigError: the expression is not true or false.
-    """
-    try:
-        with np.errstate(all="ignore"):
-            passed = np.asarray(Expression(cut)(columns, np))
-    except (TypeError, ValueError, ArithmeticError) as error:
-        raise ConfigError(f"the cut '{cut}' cannot be evaluated: {error}", cure="write it like px > 0") from error
-    if passed.dtype != bool:
-        raise ConfigError(f"the cut '{cut}' is a number, not a condition", cure="write a comparison, such as pz > 0")
-    if passed.ndim > 1:
-        raise ConfigError(
-            f"the cut '{cut}' gives {shown(passed.shape[1:])} answers for a row, not one",
-            cure="say which: count(...) > 0, or an element such as x[0]",
-        )
-    return np.broadcast_to(passed, (rows,))
 
 
 def _write_shard(source: Source, piece: int, directory: Path, rows: np.ndarray, offsets: Offsets, part: Part) -> None:
@@ -393,6 +382,7 @@ def _finish(name: str, dataset: Dataset, out: Path, parts: Sequence[Part], offse
         split=_split_rows(dataset.split, rows),
         source=dataset.source.model_dump(mode="json"),
         cuts=dataset.cuts,
+        quantities=dataset.quantities,
         physics=dataset.physics or source.physics,
         constants=dict(source.constants),
         generator=source.facts([facts for part in parts for facts in part.facts]),
@@ -405,10 +395,7 @@ def _finish(name: str, dataset: Dataset, out: Path, parts: Sequence[Part], offse
 def _check_rows(dataset: Dataset, source: Source, parts: Sequence[Part]) -> None:
     read, invalid, rows = (sum(getattr(part, name) for part in parts) for name in ("read", "invalid", "rows"))
     if invalid and dataset.invalid_rows == "error":
-        counts: dict[str, int] = {}
-        for part in parts:
-            for column, count in part.invalid_in.items():
-                counts[column] = counts.get(column, 0) + count
+        counts = _summed(part.invalid_in for part in parts)
         where = ", ".join(f"{column} {count:,}" for column, count in counts.items())
         first = next(part.first_invalid for part in parts if part.first_invalid)
         raise InputError(
@@ -416,6 +403,15 @@ def _check_rows(dataset: Dataset, source: Source, parts: Sequence[Part]) -> None
             f"{first}",
             where=source.describe(),
             cure="mend the input, or set invalid_rows: drop",
+        )
+    failing = _summed(part.failing for part in parts)
+    if failing and dataset.failing_rows == "error":
+        said = ", ".join(f"{count:,} fail '{cut}'" for cut, count in failing.items())
+        first = next(part.first_failing for part in parts if part.first_failing)
+        raise InputError(
+            f"of {read - invalid:,} valid rows, {said}; the first is {first}",
+            where=source.describe(),
+            cure="correct 'cuts' to those that the events were made with, or set failing_rows: drop",
         )
     if rows == 0:
         raise InputError(
@@ -433,6 +429,14 @@ def _check_rows(dataset: Dataset, source: Source, parts: Sequence[Part]) -> None
         )
 
     check_enough(weight**2 / squares, "the whole sample", source.describe())
+
+
+def _summed(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for each in counts:
+        for name, count in each.items():
+            total[name] = total.get(name, 0) + count
+    return total
 
 
 def _split_rows(split: Split, rows: int) -> SplitRows:

@@ -4,8 +4,8 @@ It holds the generator's (averaged) weights, the fitted transforms, the columns 
 configuration and where it came from, as plain types, so it loads with `weights_only=True`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kantor.config import Training, parse
+from kantor.cuts import Cuts
 from kantor.errors import InputError
 from kantor.models.networks.base import Generator
 from kantor.models.networks.factory import make_generator
@@ -22,11 +23,20 @@ from kantor.models.randomness import stream
 from kantor.models.tensors import read_tensors, write_tensors
 from kantor.models.transforms import Given, Transforms
 from kantor.results import Column, offsets_of, shapes_of
-from kantor.shapes import width
+from kantor.shapes import named, width
 
 FORMAT = 2
 # Rows are generated in blocks of fixed size and seed: a matrix product rounds by its shape.
 _BLOCK = 8192
+_TRIES = 1000  # after which an event that fails the cuts is given up
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Generated events, (N, D) as stored, and which of them failed the cuts at first and were redrawn, (N,) bool."""
+
+    events: np.ndarray
+    redrawn: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,8 @@ class Bundle:
     feature_transforms: Transforms
     condition_transforms: Transforms
     provenance: dict[str, Any]
+    cuts: Sequence[str] = ()
+    quantities: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def feature_names(self) -> list[str]:
@@ -57,7 +69,7 @@ class Bundle:
         return shapes_of([*self.features, *self.conditions])
 
     def generate(self, rows: int, conditions: np.ndarray | None = None, *, seed: int = 0, start: int = 0) -> np.ndarray:
-        """Rows `start` ... `start + rows` of an endless sample that the seed fixes.
+        """Rows `start` ... `start + rows` of an endless sample that the seed fixes, all of which pass the cuts.
 
         Args:
             conditions: (rows, C) in physical units, one row for each event; needed when the model is conditional.
@@ -67,7 +79,8 @@ class Bundle:
             that are arrays have their numbers side by side; `kantor.shapes.named` takes the block apart.
 
         Raises:
-            InputError: the conditions are missing or of the wrong shape.
+            InputError: the conditions are missing or of the wrong shape, or an event fails the cuts of the sample
+                however often it is drawn.
         """
         if conditions is not None and conditions.shape[-1:] == (width(self.condition_names, self.shapes),):
             offsets = _offsets(self.conditions)
@@ -80,6 +93,29 @@ class Bundle:
         self, rows: int, conditions: np.ndarray | None = None, *, seed: int = 0, start: int = 0
     ) -> np.ndarray:
         """As `generate`, with conditions and features as they are stored: float32, less the offsets of columns."""
+        return self.draw(rows, conditions, seed=seed, start=start).events
+
+    def draw(
+        self,
+        rows: int,
+        conditions: np.ndarray | None = None,
+        *,
+        seed: int = 0,
+        start: int = 0,
+        tries: int = _TRIES,
+        strict: bool = True,
+    ) -> Drawn:
+        """As `generate_stored`, and which events were drawn again, because they failed the cuts of the sample.
+
+        An event's next tries depend on its place in the sample and its conditions only, as the first does.
+
+        Args:
+            tries: how often an event is drawn at most.
+            strict: an event that fails the cuts in all of them is an error; otherwise it stays as it is.
+
+        Raises:
+            InputError: as `generate`.
+        """
         wanted = (rows, width(self.condition_names, self.shapes))
         if conditions is None and not self.conditions:
             conditions = np.empty(wanted, np.float32)
@@ -90,22 +126,54 @@ class Bundle:
                 where=f"model '{self.name}'",
                 cure="pass one row of conditions for each event",
             )
-        out = np.empty((rows, width(self.feature_names, self.shapes)), np.float32)
-        dtype = getattr(torch, self.training.precision)
-        device = next(self.generator.parameters()).device
+        cuts = Cuts(self.cuts, self.quantities)
+        out, redrawn = np.empty((rows, width(self.feature_names, self.shapes)), np.float32), np.zeros(rows, bool)
+        for block in range(start // _BLOCK, -(-(start + rows) // _BLOCK)):
+            low, high = max(start, block * _BLOCK), min(start + rows, (block + 1) * _BLOCK)
+            inside = slice(low - block * _BLOCK, high - block * _BLOCK)
+            c = np.zeros((_BLOCK, wanted[1]), np.float32)
+            c[inside] = conditions[low - start : high - start]
+            x = self._block(c, seed, block)[inside]
+            failing = self._failing(cuts, x, c[inside])
+            redrawn[low - start : high - start] = failing
+            for again in range(1, tries):
+                if not failing.any():
+                    break
+                # All rows, each at its place: the matrix product then rounds as for any other part of the sample.
+                x[failing] = self._block(c, seed, block, f", try {again}")[inside][failing]
+                failing &= self._failing(cuts, x, c[inside])
+            if strict and failing.any():
+                raise InputError(
+                    f"{np.count_nonzero(failing):,} of {high - low:,} events fail the cuts in each of {tries:,} tries: "
+                    f"{' and '.join(self.cuts)}",
+                    where=f"model '{self.name}'",
+                    cure="train it longer, or choose coordinates that end where the cuts do; do the conditions allow "
+                    "what passes?",
+                )
+            out[low - start : high - start] = x
+        return Drawn(out, redrawn)
+
+    def _block(self, conditions: np.ndarray, seed: int, block: int, again: str = "") -> np.ndarray:
+        """A block of events, whole, (_BLOCK, D) as stored."""
+        dtype, device = getattr(torch, self.training.precision), next(self.generator.parameters()).device
         with torch.inference_mode():
-            for block in range(start // _BLOCK, -(-(start + rows) // _BLOCK)):
-                low, high = max(start, block * _BLOCK), min(start + rows, (block + 1) * _BLOCK)
-                inside = slice(low - block * _BLOCK, high - block * _BLOCK)
-                # Drawn on the CPU, so that the same seed means the same noise on every device.
-                z = torch.randn(_BLOCK, self.generator.latent, generator=stream(seed, "generate", block), dtype=dtype)
-                c = torch.zeros(_BLOCK, wanted[1], dtype=dtype)
-                c[inside] = torch.from_numpy(conditions[low - start : high - start]).to(dtype)
-                c = c.to(device)
-                y = self.generator(z.to(device), self.condition_transforms(c))
-                x = self.feature_transforms.inverse(y, Given(self.condition_transforms.values(c)))[inside]
-                out[low - start : high - start] = x.float().cpu().numpy()
-        return out
+            # Drawn on the CPU, so that the same seed means the same noise on every device.
+            noise = stream(seed, f"generate{again}", block)
+            z = torch.randn(_BLOCK, self.generator.latent, generator=noise, dtype=dtype)
+            c = torch.from_numpy(conditions).to(device, dtype)
+            y = self.generator(z.to(device), self.condition_transforms(c))
+            drawn = stream(seed, f"generate coordinates{again}", block) if self.feature_transforms.draws else None
+            x = self.feature_transforms.inverse(y, Given(self.condition_transforms.values(c), drawn))
+            return x.float().cpu().numpy()
+
+    def _failing(self, cuts: Cuts, stored: np.ndarray, conditions: np.ndarray) -> np.ndarray:
+        """Which events fail the cuts, (N,) bool. What is not finite is none to be hidden by drawing it again."""
+        if not cuts:
+            return np.zeros(len(stored), dtype=bool)
+        columns = {}
+        for kind, rows in ((self.features, stored), (self.conditions, conditions)):
+            columns |= named(rows.astype(np.float64) + _offsets(kind), [column.name for column in kind], self.shapes)
+        return ~cuts.passing(columns) & np.isfinite(stored).all(axis=1)
 
     def save(self, path: Path) -> None:
         """Write the bundle whole."""
@@ -116,6 +184,8 @@ class Bundle:
             "training": self.training.canonical(),
             **{kind: [column.model_dump() for column in getattr(self, kind)] for kind in ("features", "conditions")},
             "provenance": self.provenance,
+            "cuts": list(self.cuts),
+            "quantities": dict(self.quantities),
             **{part: _plain(module.state_dict()) for part, module in self._modules().items()},
         }
         write_tensors(path, content)
@@ -146,6 +216,9 @@ class Bundle:
             feature_transforms=feature_transforms,
             condition_transforms=condition_transforms,
             provenance=content["provenance"],
+            # Bundles of before have none.
+            cuts=content.get("cuts", ()),
+            quantities=content.get("quantities", {}),
         )
         for part, module in bundle._modules().items():
             module.to(getattr(torch, training.precision)).load_state_dict(content[part])
@@ -163,7 +236,7 @@ class Bundle:
 def transforms(training: Training, columns: Sequence[Column]) -> Transforms:
     """The (unfitted) transforms that a training asks for on these columns."""
     names = [column.name for column in columns]
-    coordinates = [each for each in training.coordinates if set(each.layers) <= set(names)]
+    coordinates = [each for each in training.coordinates if set(each.mapped) <= set(names)]
     return Transforms(names, training.transforms, offsets_of(columns), shapes_of(columns), coordinates)
 
 

@@ -78,9 +78,9 @@ class CriticFeatures(nn.Module):
 
     def forward(self, x_ND: Tensor, c_NC: Tensor) -> Tensor:
         features, _ = self._transforms
-        if features.has_constants:
-            # A generator says something about them, too, which is not what will be generated.
-            x_ND = features.steady(x_ND)
+        if features.settles:
+            # A generator says something of constants, too, and gives angles a radius: neither is generated.
+            x_ND = features.settled(x_ND)
         if not self.expressions:
             return x_ND
         return torch.cat([x_ND, (self._derive(x_ND, c_NC) - self.mean) / self.deviation], dim=-1)

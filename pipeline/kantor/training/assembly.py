@@ -19,6 +19,7 @@ from kantor.models.features import CriticFeatures
 from kantor.models.randomness import stream
 from kantor.models.transforms import Given, Transforms
 from kantor.physics import physics_of
+from kantor.training.advice import Advice, advise
 from kantor.training.feed import Rows
 from kantor.training.state import State
 
@@ -38,6 +39,7 @@ class Assembly:
     effective_rows: float
     validation: Sample
     state: State
+    advice: Sequence[Advice]
 
     def bundle(self, name: str, provenance: dict[str, Any]) -> Bundle:
         """The averaged generator as it stands, with everything that generation needs."""
@@ -51,6 +53,8 @@ class Assembly:
             feature_transforms=self.features,
             condition_transforms=self.conditions,
             provenance=provenance,
+            cuts=self.manifest.cuts,
+            quantities=self.manifest.quantities,
         )
 
 
@@ -118,7 +122,18 @@ def assemble(
         device=device,
     )
     return Assembly(
-        settings, seed, manifest, features, conditions, view, objective, rows, train.effective_rows, validation, state
+        settings,
+        seed,
+        manifest,
+        features,
+        conditions,
+        view,
+        objective,
+        rows,
+        train.effective_rows,
+        validation,
+        state,
+        advise(settings, manifest, train),
     )
 
 
@@ -132,11 +147,12 @@ def check_columns(settings: Training, manifest: Manifest) -> None:
             where="transforms",
             cure=f"choose from: {', '.join(known)}",
         )
-    arrays = [column.name for column in manifest.features if column.shape]
+    arrays, features = ([c.name for c in manifest.features if bool(c.shape) is wanted] for wanted in (True, False))
     numbers = [column.name for column in manifest.conditions if not column.shape]
     for each in settings.coordinates:
-        _check_known(each.layers, arrays, "a feature that is an array", manifest)
-        _check_known([each.energy], numbers, "a condition that is a number", manifest)
+        what, choices = ("an array", arrays) if each.arrays else ("a number", features)
+        _check_known(each.mapped, choices, f"a feature that is {what}", manifest)
+        _check_known(each.conditions, numbers, "a condition that is a number", manifest)
 
 
 def _observables(settings: Training, manifest: Manifest, where: Path) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """One rank of a training, from reading the data to writing the model. It knows no launcher."""
 
+import json
 import os
 import time
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ from kantor.data.scratch import node_copy
 from kantor.errors import InputError, Interrupted, TrainingError
 from kantor.losses.reduction import joined_mean, joined_sum
 from kantor.machine.files import explained, sha256, whole, write_text
+from kantor.machine.progress import log
 from kantor.models.bundle import Bundle
 from kantor.results import Provenance, TrainingRow, TrainingRun
 from kantor.training.assembly import Assembly, assemble
@@ -26,6 +28,7 @@ from kantor.validation.energy import energy_distance_estimate
 
 # All ranks ask together whether to stop, so that none waits for one that left.
 _AGREE_EVERY = 10
+_TRIES = 10
 
 
 def work(job: Job, device: torch.device | str = "cpu") -> None:
@@ -55,6 +58,8 @@ def work(job: Job, device: torch.device | str = "cpu") -> None:
     with checkpoints.locked() if rank == 0 else nullcontext():
         joined_sum(torch.zeros(()))  # no rank reads a checkpoint before the writer holds the directory
         if not checkpoints.resume(assembly.state):
+            if rank == 0:
+                _log_advice(job, assembly)
             fit_constrainers(assembly.state.terms, assembly.rows, batch=job.settings.batch, seed=job.seed)
         _same_start(assembly.state)
         keeper = Keeper(job, assembly, checkpoints, writes=rank == 0)
@@ -69,6 +74,12 @@ def work(job: Job, device: torch.device | str = "cpu") -> None:
             ) from error
         if rank == 0:
             _finish(job, assembly, world)
+
+
+def _log_advice(job: Job, assembly: Assembly) -> None:
+    for advice in assembly.advice:
+        cure = json.dumps(advice.cure)  # which is YAML, too
+        log.warning(f"{job.name}: {advice.field} may hide an edge: {advice.seen}\n  cure: {cure}")
 
 
 def check_autocast(job: Job, *, gpus: bool) -> None:
@@ -151,7 +162,8 @@ class Keeper:
 
 def _evaluation(truth: Sample, bundle: Bundle, classifier: bool) -> dict[str, float]:
     """The figures of a `TrainingRow` that compare generated with real events."""
-    generated = bundle.generate_stored(truth.rows, truth.conditions, seed=bundle.seed)
+    # A young generator may hardly ever pass the cuts: its evaluation need not wait until it does.
+    generated = bundle.draw(truth.rows, truth.conditions, seed=bundle.seed, tries=_TRIES, strict=False).events
     if not np.isfinite(generated).all():
         return {"energy_distance": float("inf"), "energy_distance_error": float("inf")}
     weights = truth.weights if truth.conditions.shape[1] else None

@@ -47,6 +47,10 @@ _AZIMUTH = (
     "Azimuth: unpolarised beams have no preferred direction. R is the length of the mean direction (Rayleigh's test), "
     "χ²/ndf that of 36 even bins against a constant; p is that of uniformity."
 )
+_REDRAWN = (
+    "Drawn again: generated events that failed a cut which defines the sample are replaced, so that none is left; a "
+    "generator that needs it often has not learnt the edge."
+)
 STATISTICS = {
     each.name: each
     for each in (
@@ -60,6 +64,7 @@ STATISTICS = {
         Statistic("w1", "distance", verdicts.multiple_of_truth, short="W1", title="Wasserstein distance W1"),
         Statistic("ks", "distance", verdicts.multiple_of_truth, short="KS", title="Kolmogorov–Smirnov distance KS"),
         Statistic("law", "check", verdicts.same_fraction, is_fraction=True),
+        Statistic("redrawn", "check", verdicts.rarely, is_fraction=True, note=_REDRAWN),
         Statistic("azimuth_direction", "check", verdicts.uniform, note=_AZIMUTH),
         Statistic("azimuth_chi2", "check", verdicts.uniform, headline=True, note=_AZIMUTH),
         Statistic("undefined", "check", verdicts.same_fraction, is_fraction=True, unseen=0.0),

@@ -22,7 +22,7 @@ from kantor.errors import InputError
 from kantor.machine.files import explained, sha256
 from kantor.machine.progress import log
 from kantor.machine.ranks import Ranks
-from kantor.models.bundle import Bundle
+from kantor.models.bundle import Bundle, Drawn
 from kantor.resolution import is_constant
 from kantor.results import Comparison, Provenance, offsets_of
 from kantor.validation.measures import Measures, random_stream
@@ -61,8 +61,11 @@ def validate(bundle: Path, manifest: Path, settings: Validation, out: Path, rank
         log.info(f"validating {model.name}, seed {model.seed}: {truth.rows:,} generated events, as many held-out ones")
     constant = _constant_columns(truth, manifest)
     with _one_thread():
-        generated, rate = _generate(model, other, settings.seed, ranks, bundle)
-        measurements, figures = Measures.of(settings, observables, truth, generated, _joined(truth, other)).run(ranks)
+        generated, redrawn, rate = _generate(model, other, settings.seed, ranks, bundle)
+        measures = Measures.of(settings, observables, truth, generated, _joined(truth, other))
+        measurements, figures = measures.run(ranks)
+        if model.cuts:
+            measurements.append(measures.redrawn(redrawn))
     comparison = Comparison(
         training=model.name,
         seed=model.seed,
@@ -144,18 +147,18 @@ def _constant_columns(truth: Sample, manifest: Path) -> list[str]:
     return constant
 
 
-def _generate(model: Bundle, like: Sample, seed: int, ranks: Ranks, where: Path) -> tuple[Sample, float]:
-    """Events for the conditions of `like`, and how many of the first block were made per second."""
+def _generate(model: Bundle, like: Sample, seed: int, ranks: Ranks, where: Path) -> tuple[Sample, np.ndarray, float]:
+    """Events for the conditions of `like`, which of them were redrawn, and how many of the first block per second."""
     model.generate_stored(1, like.conditions[:1], seed=seed)  # the first call also sets up what later ones use
 
-    def block(piece: int) -> tuple[np.ndarray, float]:
+    def block(piece: int) -> tuple[Drawn, float]:
         conditions = like.conditions[piece * _BLOCK : (piece + 1) * _BLOCK]
         began = time.perf_counter()
-        events = model.generate_stored(len(conditions), conditions, seed=seed, start=piece * _BLOCK)
-        return events, len(events) / (time.perf_counter() - began)
+        drawn = model.draw(len(conditions), conditions, seed=seed, start=piece * _BLOCK)
+        return drawn, len(conditions) / (time.perf_counter() - began)
 
     blocks = ranks.gather(-(-like.rows // _BLOCK), block)
-    features = np.concatenate([events for events, _ in blocks])
+    features = np.concatenate([drawn.events for drawn, _ in blocks])
     bad = int((~np.isfinite(features).all(axis=1)).sum())
     if bad:
         raise InputError(
@@ -163,7 +166,7 @@ def _generate(model: Bundle, like: Sample, seed: int, ranks: Ranks, where: Path)
             where=where,
             cure="train again, with a lower learning rate or other transforms; metrics.jsonl shows where it went wrong",
         )
-    return replace(like, features=features), blocks[0][1]
+    return replace(like, features=features), np.concatenate([drawn.redrawn for drawn, _ in blocks]), blocks[0][1]
 
 
 def _joined(first: Sample, second: Sample) -> Sample:

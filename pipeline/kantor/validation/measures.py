@@ -178,6 +178,10 @@ class Measures:
             for law in self.observables.physics.laws
         ]
 
+    def redrawn(self, rows: np.ndarray) -> Measurement:
+        """How many generated events, (N,) bool, failed the sample's cuts at first; of truth, none."""
+        return self._fraction("redrawn", "drawn again, to obey the cuts", rows, np.zeros_like(rows))
+
     def plane(self, x: str, y: str) -> Plane:
         """Two observables against each other."""
         named = {each.name: each for each in self.observables.all}

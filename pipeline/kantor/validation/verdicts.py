@@ -16,7 +16,8 @@ DEFINITION = (
     "truth against truth, amber below three times; the energy distance, which is quadratic in a shift, as a multiple "
     "of its truth-against-truth spread, amber below ten; the AUC amber below 0.6; fractions amber below one "
     "percentage point; modes amber where fewer than one is missed, their width amber within half of truth's; the "
-    "azimuth by its p-value, amber down to 0.001. Below 100 effective events there are no verdicts."
+    "azimuth by its p-value, amber down to 0.001; events drawn again are few up to 0.5 %, amber up to 5 %. "
+    "Below 100 effective events there are no verdicts."
 )
 
 
@@ -54,6 +55,13 @@ def same_fraction(found: Measurement) -> Verdict:
         return _AS_TRUTH
     word = "more" if found.value > found.reference else "fewer"
     return ("fair" if abs(found.value - found.reference) < 0.01 else "poor"), f"{word} than truth"
+
+
+def rarely(found: Measurement) -> Verdict:
+    """For fractions that truth has not, of what is mended."""
+    if found.value <= 0.005:
+        return "good", "few"
+    return ("fair", "some") if found.value <= 0.05 else ("poor", "many")
 
 
 def none_missed(found: Measurement) -> Verdict:

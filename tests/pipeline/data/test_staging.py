@@ -373,3 +373,39 @@ def test_a_killed_run_leaves_no_dataset_and_no_processes(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == [".staging"]
     stage("events", dis_dataset(), tmp_path, Ranks(), 1)
     assert ".staging" not in [path.name for path in tmp_path.iterdir()]
+
+
+QUANTITIES = {"r2": "x**2 + y**2", "r": "sqrt(r2)"}
+
+
+def test_quantities_have_names_in_cuts(table: Table) -> None:
+    manifest = table.stage(quantities=QUANTITIES, cuts=["r < 1.5"])
+    inside = table.columns["x"] ** 2 + table.columns["y"] ** 2 < 1.5**2
+    assert manifest.rows == np.count_nonzero(inside)
+    assert manifest.dropped.cuts == 1000 - manifest.rows
+    assert (manifest.cuts, manifest.quantities) == (["r < 1.5"], QUANTITIES)
+
+
+def test_cuts_that_the_events_were_made_with_are_those_that_they_obey(table: Table) -> None:
+    whole = table.stage(quantities=QUANTITIES, cuts=["r < 10", "y > -10"], failing_rows="error")
+    assert whole.rows == 1000
+    x, y = table.columns["x"], table.columns["y"]
+    far, low = np.hypot(x, y) >= 2, y <= -1
+    first = int(np.flatnonzero(far | low)[0])
+    with pytest.raises(
+        InputError,
+        match=rf"of 1,000 valid rows, {far.sum()} fail 'r < 2', {low.sum()} fail 'y > -1'; the first is row {first} of",
+    ):
+        table.stage(quantities=QUANTITIES, cuts=["r < 2", "y > -1"], failing_rows="error")
+    # As cuts that select, they leave the others.
+    assert table.stage(quantities=QUANTITIES, cuts=["r < 2", "y > -1"]).rows == np.count_nonzero(~(far | low))
+
+
+def test_rounding_to_what_is_stored_breaks_no_promise(table: Table) -> None:
+    """A row that only float32 moves beyond a cut is left out, since it would not pass as it is stored."""
+    table.columns["x"][3] = 2.0 + 1e-9
+    table.columns["x"][[4, 5]] = 3.0
+    table.columns["x"] = np.where(table.columns["x"] > 2, table.columns["x"], 2.5)
+    table.write()
+    manifest = table.stage(cuts=["x > 2"], failing_rows="error")
+    assert (manifest.rows, manifest.dropped.cuts) == (999, 1)

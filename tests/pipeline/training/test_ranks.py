@@ -43,6 +43,19 @@ CASES: dict[str, dict[str, Any]] = {
     "energy": {"objective": {"kind": "energy"}, "n_critic": 0},
     "mmd": {"objective": {"kind": "mmd"}, "n_critic": 0},
     "mmd, embedded": {"objective": {"kind": "mmd", "embedding": 8, "kernel": "gaussian"}},
+    "coordinates": {
+        "objective": {"kind": "wgan_gp"},
+        "transforms": {},
+        "coordinates": [
+            {
+                "kind": "expressions",
+                "forward": {"ratio": "response / momentum", "log_width": "log(width)"},
+                "inverse": {"response": "ratio * momentum", "width": "exp(log_width)"},
+                "periodic": ["log_width"],
+                "ranges": {"log_width": [-5, 5]},
+            }
+        ],
+    },
     "terms": {
         "objective": {"kind": "wgan_gp"},
         "terms": [

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -18,7 +19,7 @@ from kantor.data.staging import stage
 from kantor.errors import InputError
 from kantor.machine.files import sha256
 from kantor.machine.ranks import Ranks
-from kantor.models.bundle import Bundle
+from kantor.models.bundle import Bundle, Drawn
 from kantor.results import Comparison, Measurement
 from kantor.training.assembly import assemble
 from kantor.validation.compare import validate
@@ -77,6 +78,7 @@ def test_everything_is_measured_with_uncertainty_and_reference(compared: Path) -
         # Samples without overlap have a KS of 1 in every replica.
         assert each.low < each.high or (each.statistic, each.value) == ("ks", 1.0)
         assert each.reference_low <= each.reference <= each.reference_high
+    assert ("redrawn", None) not in found  # no cuts are declared
     assert comparison.rows == comparison.effective_rows == 500
     assert (comparison.training, comparison.seed, comparison.dataset) == ("untrained", 1, "dis")
     assert comparison.config["splits"] == 5
@@ -118,6 +120,18 @@ def test_a_small_shift_is_seen_where_it_is(
     assert found["w1", "py"].low > found["w1", "py"].reference_high
 
 
+def test_how_many_events_were_drawn_again_is_measured(dis_model: Path, dis_manifest: Path, tmp_path: Path) -> None:
+    """A generator that has learned nothing is far below any Q2 of the data, but not below every cut."""
+    q2 = {"q2": "100 * (sqrt(px**2 + py**2 + pz**2) - pz)"}
+    cut = replace(Bundle.load(dis_model), cuts=["q2 > 0.05"], quantities=q2)
+    cut.save(tmp_path / "model.pt")
+    redrawn = by_name(validate(tmp_path / "model.pt", dis_manifest, QUICK, tmp_path / "out", Ranks()))["redrawn", None]
+    px, py, pz = Bundle.load(dis_model).generate(500, seed=QUICK.seed).astype(np.float64).T
+    assert redrawn.value == np.mean(100 * (np.sqrt(px**2 + py**2 + pz**2) - pz) <= 0.05)
+    assert 0.1 < redrawn.low < redrawn.value < redrawn.high < 0.9
+    assert (redrawn.reference, redrawn.interval) == (0, "95 %")
+
+
 @pytest.fixture
 def truth_as_model(dis_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """A stand-in for a model: it generates true events of another split, perhaps changed."""
@@ -126,10 +140,10 @@ def truth_as_model(dis_manifest: Path, tmp_path: Path, monkeypatch: pytest.Monke
         features = change(read_split(dis_manifest, split).features).astype(np.float32)  # type: ignore[arg-type]
         real = assemble(DIS, 1, dis_manifest).bundle("truth", {})
 
-        def generate(self: Bundle, rows: int, conditions: np.ndarray, *, seed: int, start: int = 0) -> np.ndarray:
-            return features[start : start + rows]
+        def draw(self: Bundle, rows: int, conditions: np.ndarray, *, seed: int, start: int = 0) -> Drawn:
+            return Drawn(features[start : start + rows], np.zeros(rows, bool))
 
-        monkeypatch.setattr(Bundle, "generate_stored", generate)
+        monkeypatch.setattr(Bundle, "draw", draw)
         real.save(tmp_path / "model.pt")
         return tmp_path / "model.pt"
 

@@ -12,24 +12,27 @@ import torch
 from torch import Tensor, nn
 
 from kantor import config
-from kantor.errors import InputError
-from kantor.models.transforms.base import NOTHING, ColumnTransform, Given
-from kantor.models.transforms.columns import Log, LogDistance, QuantileNormal, Standardise
-from kantor.models.transforms.dequantise import Dequantise
+from kantor.models.transforms.base import NOTHING, CoordinateMap, Given
+from kantor.models.transforms.chain import Chain
+from kantor.models.transforms.cylindrical import Cylindrical
+from kantor.models.transforms.dis import Dis
+from kantor.models.transforms.expressions import Expressions
+from kantor.models.transforms.plain import Plain
 from kantor.models.transforms.shower import Shower
+from kantor.models.transforms.spherical import Spherical
 from kantor.resolution import is_constant
-from kantor.shapes import Shape, Shapes, elements, named, slices, taken, width
+from kantor.shapes import Shapes, elements, named, slices, taken, width
 
 __all__ = ["Given", "Transforms"]
 
-_KINDS: dict[type[config.Settings], Callable[[Any, float, Shape], ColumnTransform]] = {
-    config.Standardise: Standardise,
-    config.Log: Log,
-    config.LogDistance: LogDistance,
-    config.QuantileNormal: QuantileNormal,
-    config.Dequantise: Dequantise,
+_MAPS: dict[type[config.Settings], Callable[[Any, Shapes], CoordinateMap]] = {
+    config.Shower: Shower,
+    config.Plain: Plain,
+    config.Cylindrical: Cylindrical,
+    config.Spherical: Spherical,
+    config.DisCoordinates: Dis,
+    config.Expressions: Expressions,
 }
-_MAPS: dict[type[config.Settings], Callable[[Any, Shapes], Shower]] = {config.Shower: Shower}
 
 
 class Transforms(nn.Module):
@@ -57,7 +60,7 @@ class Transforms(nn.Module):
         chains: Mapping[str, Sequence[config.Transform]],
         offsets: Mapping[str, float] | None = None,
         shapes: Shapes | None = None,
-        coordinates: Sequence[config.Shower] = (),
+        coordinates: Sequence[config.AnyCoordinates] = (),
     ) -> None:
         super().__init__()
         self.columns = tuple(columns)
@@ -68,14 +71,14 @@ class Transforms(nn.Module):
         self.others = tuple(name for name in columns if name not in mapped)
         chains = {name: mapped.get(name, chains.get(name, [config.Standardise()])) for name in columns}
         self.chains = nn.ModuleList(
-            _chain(chains[name], self.offsets.get(name, 0.0), self.shapes.get(name, ())) for name in columns
+            Chain(chains[name], self.offsets.get(name, 0.0), self.shapes.get(name, ())) for name in columns
         )
         size = width(self.columns, self.shapes)
         self.size = sum(each.size for each in self._maps) + width(self.others, self.shapes)
         self.register_buffer("constant", torch.zeros(size, dtype=torch.bool))
         self.register_buffer("value", torch.zeros(size))
         self.constant_columns: tuple[str, ...] = ()
-        self.has_constants = False
+        self.settles = False
 
     @property
     def elements(self) -> list[str]:
@@ -102,32 +105,24 @@ class Transforms(nn.Module):
             for name in each.columns:
                 # A map knows for itself what never varies.
                 self.constant[places[name]] = False
-        self.has_constants = bool(self._steady_outputs.any())
+        self.settles = bool(self.constant.any()) or any(each.settles for each in self._maps)
         for name, chain, x_N in self._columns(x_ND, places):
-            x_N = x_N.double()
-            for transform in chain:
-                try:
-                    transform.fit(x_N, weight_N)
-                except InputError as error:
-                    raise InputError(error.what, where=f"column '{name}'", cure=error.cure) from error
-                x_N = transform(x_N, given)
+            chain.fit(x_N.double(), weight_N, given, f"column '{name}'")
 
     def forward(self, x_ND: Tensor, given: Given = NOTHING) -> Tensor:
         """Stored to transformed."""
         values = self.values(x_ND) if self._maps else {}
         columns = [each({name: values[name] for name in each.columns}, given).to(x_ND.dtype) for each in self._maps]
         for _, chain, x_N in self._columns(x_ND, slices(self.columns, self.shapes)):
-            for transform in chain:
-                x_N = transform(x_N, given)
-            columns.append(x_N)
-        return self.steady(_joined(columns)) if columns else x_ND
+            columns.append(chain(x_N, given))
+        return self.settled(_joined(columns)) if columns else x_ND
 
     def inverse(self, y_ND: Tensor, given: Given = NOTHING) -> Tensor:
         """Transformed to stored."""
         if not self.columns:
             return y_ND
         # Before the chains too, so that no overflow there turns a vanishing gradient into NaN.
-        y_ND = self.steady(y_ND)
+        y_ND = self.settled(y_ND)
         columns: dict[str, Tensor] = {}
         begin = 0
         for each in self._maps:
@@ -141,28 +136,27 @@ class Transforms(nn.Module):
             for name, place in slices(self.others, self.shapes).items()
         }
         for name, chain, y_N in self._columns(y_ND, places):
-            for transform in reversed(chain):
-                y_N = transform.inverse(y_N, given)
-            columns[name] = y_N
+            columns[name] = chain.inverse(y_N, given)
         return torch.where(self.constant, self.value, _joined([columns[name] for name in self.columns]))
 
-    def steady(self, y_ND: Tensor) -> Tensor:
-        """Transformed rows with 0 for what is constant."""
-        return torch.where(self._steady_outputs, 0.0, y_ND)
-
-    @property
-    def _steady_outputs(self) -> Tensor:
-        """Which of the E are constant."""
-        if not self._maps:
-            return self.constant
+    def settled(self, y_ND: Tensor) -> Tensor:
+        """What networks say, as what it is taken for: 0 where constant, cosine and sine on the circle."""
+        if not self.maps:
+            return torch.where(self.constant, 0.0, y_ND)
         places = slices(self.columns, self.shapes)
-        return torch.cat(
-            [*(each.constant for each in self._maps), *(self.constant[places[name]] for name in self.others)]
-        )
+        others = torch.cat([self.constant[places[name]] for name in self.others] or [self.constant[:0]])
+        *mapped, rest = y_ND.split([*(each.size for each in self._maps), len(others)], dim=-1)
+        parts = [each.settled(part) for each, part in zip(self._maps, mapped, strict=True)]
+        return torch.cat([*parts, torch.where(others, 0.0, rest)], dim=-1)
 
     @property
-    def _maps(self) -> list[Shower]:
-        return cast(list[Shower], list(self.maps))
+    def draws(self) -> bool:
+        """Whether the inverse draws some of the columns."""
+        return any(each.draws for each in self._maps)
+
+    @property
+    def _maps(self) -> list[CoordinateMap]:
+        return cast(list[CoordinateMap], list(self.maps))
 
     def values(self, x_ND: Tensor) -> dict[str, Tensor]:
         """The physical values of stored columns by name, (N, *shape) each, float64 where there is an offset."""
@@ -173,24 +167,13 @@ class Transforms(nn.Module):
         """The physical values of transformed columns by name, (N, *shape) each, float64 where there is an offset."""
         return self.values(self.inverse(y_ND, given))
 
-    def _columns(
-        self, x_ND: Tensor, places: Mapping[str, slice]
-    ) -> Iterator[tuple[str, list[ColumnTransform], Tensor]]:
+    def _columns(self, x_ND: Tensor, places: Mapping[str, slice]) -> Iterator[tuple[str, Chain, Tensor]]:
         """Columns that have a chain: name, chain, numbers (N, *shape), which stand at `places`."""
         for name, chain in zip(self.columns, self.chains, strict=True):
             if name in self.others:
-                transforms = cast(list[ColumnTransform], list(cast(nn.ModuleList, chain)))
-                yield name, transforms, taken(x_ND, places[name], self.shapes.get(name, ()))
+                yield name, cast(Chain, chain), taken(x_ND, places[name], self.shapes.get(name, ()))
 
 
 def _joined(columns: Sequence[Tensor]) -> Tensor:
     """Columns (N, *shape) side by side, (N, D)."""
     return torch.cat([column.reshape(len(column), -1) for column in columns], dim=-1)
-
-
-def _chain(chain: Sequence[config.Transform], offset: float, shape: Shape) -> nn.ModuleList:
-    """Makes of stored values what the settings make of physical ones."""
-    shifts = [offset, *[0.0] * len(chain)][: len(chain)]  # only the first one sees them
-    return nn.ModuleList(
-        _KINDS[type(settings)](settings, shift, shape) for settings, shift in zip(chain, shifts, strict=True)
-    )

@@ -1,4 +1,7 @@
-"""What every transform is to the rest, and what it may read besides its own columns. Shapes: N rows."""
+"""What every transform is to the rest, and what it may read besides its own columns.
+
+Shapes: N rows, E numbers that the networks see of some columns.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +15,8 @@ class Given:
     """What transforms of features may read.
 
     conditions: physical values by name, (N, *shape) each. noise: what exact values are spread by where rows are
-    transformed for training; without it, the same rows give the same numbers.
+    transformed for training, and what drawn coordinates are drawn from in generation; without it, the same rows give
+    the same numbers.
     """
 
     conditions: Mapping[str, Tensor] = field(default_factory=dict)
@@ -47,3 +51,43 @@ class ColumnTransform(nn.Module):
 
     def inverse(self, y_N: Tensor, given: Given = NOTHING) -> Tensor:
         raise NotImplementedError
+
+
+class CoordinateMap(nn.Module):
+    """A map of several columns at once, (N, *shape) each, to (N, E) and back.
+
+    Made from its settings and the shapes of columns that are arrays.
+    """
+
+    columns: tuple[str, ...]
+    size: int
+    """E."""
+    constant: Tensor
+    """(E,) bool: what never varied in the training rows, and is 0."""
+    draws = False
+    """Whether the inverse draws random numbers."""
+
+    def fit(self, columns: Mapping[str, Tensor], weight_N: Tensor, given: Given) -> None:
+        """Set the buffers from the training rows, physical values by name; weights are at least zero.
+
+        Raises:
+            InputError: rows that the map does not accept.
+        """
+        raise NotImplementedError
+
+    def forward(self, columns: Mapping[str, Tensor], given: Given = NOTHING) -> Tensor:
+        """(N, *shape) of each column, by name, to (N, E)."""
+        raise NotImplementedError
+
+    def inverse(self, y_NE: Tensor, given: Given = NOTHING) -> dict[str, Tensor]:
+        """(N, E) to (N, *shape) of each column, by name."""
+        raise NotImplementedError
+
+    @property
+    def settles(self) -> bool:
+        """Whether networks may say what no event is transformed to, which `settled` sets right."""
+        return bool(self.constant.any())
+
+    def settled(self, y_NE: Tensor) -> Tensor:
+        """What networks say, as what it is taken for: 0 where constant."""
+        return torch.where(self.constant, 0.0, y_NE)

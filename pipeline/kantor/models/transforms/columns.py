@@ -12,6 +12,12 @@ from kantor.shapes import Shape
 _AT_ONCE = 1 << 22  # numbers that are sorted together
 
 
+def rows_where(bad_N: Tensor) -> str:
+    """How many training rows are such, (N, *shape) bool, and which is the first; empty where none is."""
+    rows = bad_N.reshape(len(bad_N), -1).any(1).nonzero()
+    return f"{len(rows):,} training rows (the first is row {int(rows[0])} of the split)" if len(rows) else ""
+
+
 class Standardise(ColumnTransform):
     """(x - mean) / standard deviation."""
 
@@ -48,10 +54,10 @@ class Log(ColumnTransform):
         self.offset, self.shift = settings.offset + shift, shift
 
     def fit(self, x_N: Tensor, weight_N: Tensor) -> None:
-        outside = int((x_N + self.offset <= 0).sum())
-        if outside:
+        if outside := rows_where(x_N + self.offset <= 0):
             raise InputError(
-                f"log: {outside} training rows have x + {self.offset - self.shift:g} <= 0", cure="raise 'offset'"
+                f"log: {outside} have x + {self.offset - self.shift:g} <= 0",
+                cure="raise 'offset', or cut these rows in the dataset",
             )
         size, spread = float(x_N.max()) + self.offset, float(x_N.max() - x_N.min())
         if self.shift and is_coarse(STEP * size, spread):
@@ -76,11 +82,10 @@ class LogDistance(ColumnTransform):
         self.sign = 1.0 if settings.side == "below" else -1.0
 
     def fit(self, x_N: Tensor, weight_N: Tensor) -> None:
-        outside = int((self.sign * (self.edge - x_N) <= 0).sum())
-        if outside:
+        if outside := rows_where(self.sign * (self.edge - x_N) <= 0):
             side = "at or above" if self.sign > 0 else "at or below"
             raise InputError(
-                f"log_distance: {outside} training rows lie {side} the edge {self.edge + self.shift:g}",
+                f"log_distance: {outside} lie {side} the edge {self.edge + self.shift:g}",
                 cure="move 'edge', change 'side', or cut these rows in the dataset",
             )
 

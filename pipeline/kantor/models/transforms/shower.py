@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kantor import config
 from kantor.errors import InputError
-from kantor.models.transforms.base import NOTHING, Given
+from kantor.models.transforms.base import NOTHING, CoordinateMap, Given
 from kantor.shapes import Shapes, elements
 
 # Part of the threshold by which rounding may move what lies at it: empty voxels stay twice as far below.
@@ -27,7 +27,7 @@ _ROOM = 1.05  # between the largest response in training and the largest that is
 _MOST_LOST = 0.05  # of the energy, below a threshold that is in the right unit
 
 
-class Shower(nn.Module):
+class Shower(CoordinateMap):
     """The arrays of a shower's layers, by name, to (N, E) and back.
 
     The inverse of the transform is exact, up to rounding, for showers whose voxels are 0 or at least the threshold.
@@ -45,7 +45,7 @@ class Shower(nn.Module):
 
     def __init__(self, settings: config.Shower, shapes: Shapes) -> None:
         super().__init__()
-        self.settings, self.columns = settings, tuple(settings.layers)
+        self.settings, self.columns = settings, tuple(settings.mapped)
         self.shapes = {name: shapes[name] for name in self.columns}
         if len(self.columns) == 1:
             layers, *rest = self.shapes[self.columns[0]]
