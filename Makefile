@@ -83,7 +83,7 @@ lint: .venv/tested
 PINNED_TRITON := .venv/triton-3.9
 .venv/tested: .venv/installed
 	@echo "installing the test tools"
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --group test --group lint
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[geant4,download]' --group test --group lint
 	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(PINNED_TRITON) triton==3.9.0
 	@$(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/python -c \
 		'import sysconfig; open(sysconfig.get_path("purelib") + "/pinned-triton.pth", "w").write("../../../triton-3.9\n")'

@@ -119,6 +119,19 @@ def _validate(options: argparse.Namespace) -> None:
     _on_ranks(options, work)
 
 
+def _export(options: argparse.Namespace) -> None:
+    from kantor.export import export
+
+    export(
+        options.manifest,
+        options.out,
+        model=options.model,
+        events=options.events,
+        seed=options.seed,
+        split=options.split,
+    )
+
+
 def _report(options: argparse.Namespace) -> None:
     from kantor.report.content import ModelFiles
     from kantor.report.page import write_report
@@ -278,6 +291,14 @@ def _slice(options: argparse.Namespace, kind: type[S], section: str, name: str |
     return whole[name]
 
 
+def _count(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kantor", description="Train and validate critic-heavy GANs for physics fast simulation."
@@ -356,6 +377,20 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("--model", required=True, type=Path, metavar="FILE", help="model.pt")
     validate.add_argument("--manifest", required=True, type=Path, metavar="FILE", help="manifest.json of the dataset")
     validate.add_argument("--out", required=True, type=Path, metavar="DIR")
+
+    export = command("export", _export, "Write showers, generated or staged, in the layout of the CaloChallenge.")
+    export.add_argument("--format", required=True, choices=["calochallenge"])
+    export.add_argument("--manifest", required=True, type=Path, metavar="FILE", help="manifest.json of the dataset")
+    export.add_argument("--model", type=Path, metavar="FILE", help="model.pt (default: the staged showers themselves)")
+    export.add_argument(
+        "--split",
+        default="test",
+        choices=("train", "validation", "test"),
+        help="whose showers, or the conditions of whose rows (default: test)",
+    )
+    export.add_argument("--events", type=_count, metavar="N", help="how many (default: the rows of the split)")
+    export.add_argument("--seed", type=int, default=0, metavar="K", help="of generated showers (default: 0)")
+    export.add_argument("--out", required=True, type=Path, metavar="FILE", help="HDF5 file")
 
     report = command("report", _report, "Gather models and their validations into one page.")
     report.add_argument("--title", default="Kantor")

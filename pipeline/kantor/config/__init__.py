@@ -21,15 +21,16 @@ from kantor.config.datasets import (
     DisPhysics,
     DisSource,
     FileSource,
+    Geant4Source,
     GridSource,
     MixturePhysics,
     Physics,
     RingSource,
     ShowerPhysics,
-    Source,
     Split,
     SwissRollSource,
 )
+from kantor.config.detectors import Detector, Plate, Section
 from kantor.config.networks import CriticNetwork, GeneratorNetwork, Network
 from kantor.config.objectives import (
     Constrainer,
@@ -49,7 +50,9 @@ from kantor.config.objectives import (
     Wgan,
     WganGp,
 )
+from kantor.config.public import Binning, CaloChallengeSource, CaloGanSource, JetNetSource, PublicSource
 from kantor.config.reading import load, parse, schema
+from kantor.config.sources import Source, SourceOfFiles
 from kantor.config.study import Config, Target, Validation
 from kantor.config.trainings import Adam, AnyOptimiser, Decay, HeadStart, InstanceNoise, Optimiser, RmsProp, Training
 from kantor.config.transforms import Dequantise, Log, LogDistance, QuantileNormal, Standardise, Transform
@@ -59,6 +62,9 @@ __all__ = [
     "AnyCoordinates",
     "AnyOptimiser",
     "ArrayColumn",
+    "Binning",
+    "CaloChallengeSource",
+    "CaloGanSource",
     "Config",
     "Constrainer",
     "Coordinates",
@@ -68,6 +74,7 @@ __all__ = [
     "Dataset",
     "Decay",
     "Dequantise",
+    "Detector",
     "DisCoordinates",
     "DisPhysics",
     "DisSource",
@@ -76,10 +83,12 @@ __all__ = [
     "FeatureMatching",
     "FileSource",
     "Gan",
+    "Geant4Source",
     "GeneratorNetwork",
     "GridSource",
     "HeadStart",
     "InstanceNoise",
+    "JetNetSource",
     "Kernels",
     "Log",
     "LogDistance",
@@ -94,14 +103,18 @@ __all__ = [
     "Penalty",
     "Physics",
     "Plain",
+    "Plate",
+    "PublicSource",
     "QuantileNormal",
     "RingSource",
     "RmsProp",
+    "Section",
     "Settings",
     "Shower",
     "ShowerPhysics",
     "SnGan",
     "Source",
+    "SourceOfFiles",
     "Spherical",
     "Split",
     "Standardise",

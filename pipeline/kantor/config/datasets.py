@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from kantor.config.base import NAME, Count, Curable, Fraction, Name, NonNegative, Positive, Seed, Settings, parsed
-from kantor.machine.inputs import found, is_remote
+from kantor.config.detectors import Detector, shipped
+from kantor.config.public import CaloChallengeSource, CaloGanSource, JetNetSource
+from kantor.config.sources import Source, SourceOfFiles
 from kantor.shapes import Shape, elements
 
 
@@ -57,7 +59,12 @@ class ShowerPhysics(Settings):
         description="of a layer along each axis, or the outer radius of a cylinder, divided evenly into cells "
         "[length_unit]; none: cells are the unit",
     )
-    length_unit: str = Field(default="", description="unit of 'size', such as mm")
+    radii: dict[Name, list[NonNegative]] | None = Field(
+        default=None,
+        description="of a cylinder whose layers are divided unevenly: layer -> edges of its cells along the radius "
+        "[length_unit]; none: 'size' divided evenly",
+    )
+    length_unit: str = Field(default="", description="unit of 'size' and 'radii', such as mm")
 
     @model_validator(mode="after")
     def _directions_fit(self) -> Self:
@@ -68,37 +75,12 @@ class ShowerPhysics(Settings):
             raise ValueError(f"size: a {self.geometry} has {wanted}, and there are {len(self.size)}")
         if len(set(self.layers)) < len(self.layers):
             raise ValueError("a layer stands twice in 'layers'")
+        if self.radii is not None and (self.geometry != "cylinder" or set(self.radii) != set(self.layers)):
+            raise ValueError("radii: a cylinder has edges for each of its 'layers', or for none")
         return self
 
 
 Physics = Annotated[DisPhysics | MixturePhysics | ShowerPhysics, Field(discriminator="kind")]
-
-
-class Source(Settings):
-    """What the rest of the configuration asks of every kind of source."""
-
-    @property
-    def files(self) -> list[str]:
-        """The user's own files on this machine that are read."""
-        return []
-
-    def resolved(self) -> Self:
-        """The same with the paths that are there now, in place of patterns.
-
-        Raises:
-            InputError: a pattern has no match, or a variable no value.
-        """
-        return self
-
-    @property
-    def condition_names(self) -> list[str]:
-        """A name for each number that the conditions are: name, or name[0] in an array."""
-        return []
-
-    @property
-    def weighted(self) -> bool:
-        """Whether its events have weights, which may be of either sign."""
-        return False
 
 
 class DisSource(Source, DisPhysics):
@@ -154,6 +136,61 @@ class SwissRollSource(Toy):
     scale: Positive = Field(default=7.5, description="what x and y are divided by")
 
 
+# An error is then about one of the two, not about both.
+NameOrDetector = Annotated[
+    Annotated[str, Tag("str")] | Annotated[Detector, Tag("Detector")],
+    Discriminator(lambda value: "str" if isinstance(value, str) else "Detector"),
+]
+
+
+class Geant4Source(Source):
+    """Showers of electrons, positrons or photons in a calorimeter, simulated by Geant4 (docs/showers.md)."""
+
+    kind: Literal["geant4"]
+    detector: NameOrDetector = Field(
+        default="calogan", description="`calogan`, `sicalo`, or a detector of one's own, as below"
+    )
+    particle: Literal["e-", "e+", "gamma"] = Field(default="e+", description="what enters")
+    energy: Annotated[list[Positive], Field(min_length=1)] = Field(
+        default=[1.0, 10.0], description="incident energies: from and to, or those of the spectrum `fixed` [GeV]"
+    )
+    spectrum: Literal["log_uniform", "uniform", "fixed"] = Field(
+        default="log_uniform",
+        description="how incident energies are drawn; `fixed`: one of those listed, equally often",
+    )
+    angle: Annotated[float, Field(ge=0, lt=90)] = Field(
+        default=0.0, description="between the particle's direction and z, towards x [degrees]"
+    )
+    position: Annotated[list[float], Field(min_length=2, max_length=2)] = Field(
+        default=[0.0, 0.0], description="x and y where it meets the front face [mm]"
+    )
+    events: Count = Field(default=2000, description="number of showers")
+    seed: Seed = Field(default=1, description="random seed of the showers")
+    block: Count = Field(
+        default=250, description="showers per independently seeded block; any number of ranks makes the same blocks"
+    )
+
+    @field_validator("detector")
+    @classmethod
+    def _known_detector(cls, value: str | Detector) -> Detector:
+        # The whole detector is part of what the events depend on.
+        return shipped(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.spectrum != "fixed" and (len(self.energy) != 2 or self.energy[0] >= self.energy[1]):
+            raise ValueError(f"energy: the spectrum '{self.spectrum}' goes from the first to the second, [1.0, 10.0]")
+        return self
+
+    @property
+    def geometry(self) -> Detector:
+        return self.detector if isinstance(self.detector, Detector) else shipped(self.detector)
+
+    @property
+    def condition_names(self) -> list[str]:
+        return ["energy"]
+
+
 class ArrayColumn(Settings):
     """A column that holds an array in each row: an image, the layers of a shower."""
 
@@ -167,14 +204,14 @@ class ArrayColumn(Settings):
     )
 
 
-# An error is then about one of the two, not about both.
+# As for detectors.
 FileColumn = Annotated[
     Annotated[str, Tag("str")] | Annotated[ArrayColumn, Tag("ArrayColumn")],
     Discriminator(lambda value: "str" if isinstance(value, str) else "ArrayColumn"),
 ]
 
 
-class FileSource(Source):
+class FileSource(SourceOfFiles):
     """Columns of the user's own files: HDF5, NPZ, NPY, CSV, Parquet or ROOT, known by their endings."""
 
     kind: Literal["file"]
@@ -214,13 +251,6 @@ class FileSource(Source):
             if value.count(column) > 1:
                 raise Curable(f"'{column}' stands twice", "list every column once")
         return {column: column for column in value}
-
-    @property
-    def files(self) -> list[str]:
-        return [path for path in found(self.paths) if not is_remote(path)]
-
-    def resolved(self) -> Self:
-        return self.model_copy(update={"paths": found(self.paths)})
 
     @property
     def condition_names(self) -> list[str]:
@@ -273,7 +303,18 @@ class Split(Settings):
 class Dataset(Settings):
     """A set of events: where they come from, which rows are kept, how they are split."""
 
-    source: Annotated[DisSource | RingSource | GridSource | SwissRollSource | FileSource, Field(discriminator="kind")]
+    source: Annotated[
+        DisSource
+        | RingSource
+        | GridSource
+        | SwissRollSource
+        | Geant4Source
+        | CaloChallengeSource
+        | CaloGanSource
+        | JetNetSource
+        | FileSource,
+        Field(discriminator="kind"),
+    ]
     quantities: dict[Name, str] = Field(
         default={}, description="name -> expression of the columns and of those before it, for 'cuts' to name"
     )

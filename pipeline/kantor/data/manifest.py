@@ -51,8 +51,11 @@ class GeneratorFacts(Result):
 
     name: str
     version: str
-    cross_section: float = Field(description="cross section of the generated events, before the cuts [nb]")
-    cross_section_error: float = Field(description="its statistical error [nb]")
+    cross_section: float | None = Field(
+        default=None, description="of the generated events, before the cuts, if known [nb]"
+    )
+    cross_section_error: float | None = Field(default=None, description="its statistical error [nb]")
+    data: str | None = Field(default=None, description="which data tables it read")
 
 
 class Manifest(Result):

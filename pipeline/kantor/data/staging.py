@@ -480,9 +480,9 @@ def _report(manifest: Manifest) -> None:
     log.info(f"staged {manifest.dataset}: {manifest.rows:,} rows in {len(manifest.shards):,} shards")
     if manifest.generator is not None:
         facts = manifest.generator
-        log.info(
-            f"  {facts.name} {facts.version}: cross section {facts.cross_section:.4g} "
-            f"± {facts.cross_section_error:.2g} nb"
-        )
+        known = [facts.data] if facts.data is not None else []
+        if facts.cross_section is not None:
+            known.append(f"cross section {facts.cross_section:.4g} ± {facts.cross_section_error:.2g} nb")
+        log.info(f"  {facts.name} {facts.version}: {', '.join(known)}")
     if manifest.dropped.invalid or manifest.dropped.cuts:
         log.info(f"  dropped: {manifest.dropped.invalid:,} invalid rows, {manifest.dropped.cuts:,} fail the cuts")

@@ -10,6 +10,7 @@ from pathlib import Path
 from kantor.data.scratch import scratch_directory
 from kantor.doctor.finding import Finding, failure, ok, skipped, warning
 from kantor.doctor.processes import Trouble, run, srun_python
+from kantor.machine.cache import user_cache
 from kantor.machine.files import sync_directory
 from kantor.machine.mounts import file_system
 
@@ -48,7 +49,7 @@ def results(directory: Path) -> Finding:
 
 def home() -> Finding:
     """Libraries keep what they look up and compile in the user's cache; Snakemake does not start without one."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = user_cache()
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=cache):

@@ -5,6 +5,7 @@ CaloChallenge (arXiv:2410.21611). As there, centres and widths of an empty layer
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from math import pi
 
 import numpy as np
@@ -130,8 +131,9 @@ def _positions(settings: ShowerPhysics, layer: str, shape: Shape) -> dict[str, s
     """Where the cells of a layer are along each direction."""
     size = settings.size
     if settings.geometry == "cylinder" and len(shape) == 2:
-        step = (size[0] if size else shape[1]) / shape[1]
-        radius = f"(index({layer}, 1) + 0.5) * {step!r}"
+        radius = _radius(settings, layer, shape[1])
+        if shape[0] == 1:
+            return {"r": radius}
         angle = f"((index({layer}, 0) + 0.5) * {2 * pi / shape[0]!r} - pi)"
         names = settings.axes or ["x", "y"]
         return {names[0]: f"{radius} * cos{angle}", names[1]: f"{radius} * sin{angle}"}
@@ -142,3 +144,21 @@ def _positions(settings: ShowerPhysics, layer: str, shape: Shape) -> dict[str, s
         for axis, (name, extent, count) in enumerate(zip(names, extents, shape, strict=False))
         if count > 1
     }
+
+
+def _radius(settings: ShowerPhysics, layer: str, count: int) -> str:
+    """Of the middle of each cell."""
+    index = f"index({layer}, 1)"
+    if settings.radii is None:
+        return f"(({index} + 0.5) * {(settings.size[0] if settings.size else count) / count!r})"
+    edges = settings.radii[layer.partition("[")[0]]
+    if len(edges) != count + 1:
+        raise InputError(
+            f"its layer '{layer}' has {count} cells along the radius, and {len(edges)} edges",
+            cure="mend physics.radii: there is one edge more than cells",
+        )
+    *middles, last = [(low + high) / 2 for low, high in pairwise(edges)]
+    text = repr(last)
+    for number, middle in reversed(list(enumerate(middles, start=1))):
+        text = f"where({index} < {number}, {middle!r}, {text})"
+    return text

@@ -5,8 +5,12 @@ from typing import Any
 
 from kantor import config
 from kantor.data.sources.base import Chunk, Source
+from kantor.data.sources.calochallenge import CaloChallenge
+from kantor.data.sources.calogan import CaloGan
 from kantor.data.sources.dis import DisEvents
 from kantor.data.sources.file import Files
+from kantor.data.sources.geant4 import Geant4Showers
+from kantor.data.sources.jetnet import JetNet
 from kantor.data.sources.toys import Grid, Ring, SwissRoll
 
 __all__ = ["Chunk", "Source", "make_source"]
@@ -16,6 +20,10 @@ _KINDS: dict[type[config.Source], Callable[[Any, int], Source]] = {
     config.RingSource: Ring,
     config.GridSource: Grid,
     config.SwissRollSource: SwissRoll,
+    config.Geant4Source: Geant4Showers,
+    config.CaloChallengeSource: CaloChallenge,
+    config.CaloGanSource: CaloGan,
+    config.JetNetSource: JetNet,
     config.FileSource: Files,
 }
 

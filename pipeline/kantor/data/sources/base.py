@@ -13,7 +13,7 @@ from kantor.results import Column
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some rows of a source in float64: features and conditions by name, (n, *shape) each, and weights (n,) if any.
+    """Some rows of a source in float64: features, then conditions by name, (n, *shape) each, and weights (n,) if any.
 
     facts: what the generator says of these events, if it says anything; `Source.facts` puts all chunks together.
     """

@@ -34,6 +34,8 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     manifest = stage("dis", Dataset.model_validate({"source": {"kind": "dis"}, "split": split}), out, Ranks(), 2)
     assert manifest.generator is not None
     assert manifest.generator.version == "8.317"
+    assert manifest.generator.cross_section is not None
+    assert manifest.generator.cross_section_error is not None
     # 305 nb of research with this PYTHIA; the error is PYTHIA's own.
     assert abs(manifest.generator.cross_section - 305) < 5 * manifest.generator.cross_section_error
     parts = [read_split(out / "manifest.json", name) for name in ("train", "validation", "test")]
