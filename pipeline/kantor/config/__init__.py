@@ -50,6 +50,7 @@ from kantor.config.objectives import (
     Wgan,
     WganGp,
 )
+from kantor.config.pid import SPECIES, MuonSource, RichPhysics, RichSource, TrackSource
 from kantor.config.public import Binning, CaloChallengeSource, CaloGanSource, JetNetSource, PublicSource
 from kantor.config.reading import load, parse, schema
 from kantor.config.sources import Source, SourceOfFiles
@@ -58,6 +59,7 @@ from kantor.config.trainings import Adam, AnyOptimiser, Decay, HeadStart, Instan
 from kantor.config.transforms import Dequantise, Log, LogDistance, QuantileNormal, Standardise, Transform
 
 __all__ = [
+    "SPECIES",
     "Adam",
     "AnyCoordinates",
     "AnyOptimiser",
@@ -96,6 +98,7 @@ __all__ = [
     "MixturePhysics",
     "MmdMatching",
     "MmdTerm",
+    "MuonSource",
     "Network",
     "NsGan",
     "Objective",
@@ -106,6 +109,8 @@ __all__ = [
     "Plate",
     "PublicSource",
     "QuantileNormal",
+    "RichPhysics",
+    "RichSource",
     "RingSource",
     "RmsProp",
     "Section",
@@ -121,6 +126,7 @@ __all__ = [
     "SwissRollSource",
     "Target",
     "Term",
+    "TrackSource",
     "Training",
     "Transform",
     "Validation",
