@@ -56,7 +56,16 @@ from kantor.config.reading import load, parse, schema
 from kantor.config.sources import Source, SourceOfFiles
 from kantor.config.study import Config, Target, Validation
 from kantor.config.trainings import Adam, AnyOptimiser, Decay, HeadStart, InstanceNoise, Optimiser, RmsProp, Training
-from kantor.config.transforms import Dequantise, Log, LogDistance, QuantileNormal, Standardise, Transform
+from kantor.config.transforms import (
+    Dequantise,
+    Log,
+    LogDistance,
+    QuantileNormal,
+    Quantised,
+    Spike,
+    Standardise,
+    Transform,
+)
 
 __all__ = [
     "SPECIES",
@@ -109,6 +118,7 @@ __all__ = [
     "Plate",
     "PublicSource",
     "QuantileNormal",
+    "Quantised",
     "RichPhysics",
     "RichSource",
     "RingSource",
@@ -121,6 +131,7 @@ __all__ = [
     "Source",
     "SourceOfFiles",
     "Spherical",
+    "Spike",
     "Split",
     "Standardise",
     "SwissRollSource",
