@@ -43,6 +43,7 @@ AT_LEAST = {
     "docs/objectives.md": {"yaml": 1},
     "docs/mode-collapse.md": {"yaml": 1},
     "docs/cluster.md": {"sh": 5},
+    "docs/pid.md": {"yaml": 7},
     "docs/scaling.md": {"sh": 1},
     "slurm/README.md": {"sh": 2},
 }
