@@ -44,6 +44,7 @@ AT_LEAST = {
     "docs/mode-collapse.md": {"yaml": 1},
     "docs/cluster.md": {"sh": 5},
     "docs/coordinates.md": {"yaml": 4, "sh": 1},
+    "docs/pid.md": {"yaml": 7},
     "docs/scaling.md": {"sh": 1},
     "slurm/README.md": {"sh": 2},
 }

@@ -31,6 +31,7 @@ def members(union: Any) -> set[type[Settings]]:
 
 SOURCES = members(config.Dataset.__annotations__["source"])
 PHYSICS = members(config.Physics)
+COLUMNS = [Column(name="e", shape=(3, 4, 2)), Column(name="p", unit="GeV"), Column(name="eta")]
 
 
 def test_every_kind_of_the_schema_is_in_its_table() -> None:
@@ -73,9 +74,10 @@ def test_what_a_physics_names_is_there(kind: type[Settings]) -> None:
         "dis": config.DisPhysics(),
         "mixture": config.MixturePhysics(kind="mixture", centres=[[0.0]], sigma=1),
         "showers": config.ShowerPhysics(kind="showers", layers=["e"]),
+        "rich": config.RichPhysics(kind="rich", refractive_index=1.0014, photons=20),
     }
     (name,) = get_args(kind.model_fields["kind"].annotation)
-    known: Physics = physics._KINDS[kind](settings[name], {}, [Column(name="e", shape=(3, 4, 2))])
+    known: Physics = physics._KINDS[kind](settings[name], {}, COLUMNS)
     assert type(known) is not Physics
     derived = {observable.name for observable in known.observables}
     assert {name for plane in known.planes for name in plane} <= derived

@@ -54,14 +54,25 @@ from kantor.config.objectives import (
     Wgan,
     WganGp,
 )
+from kantor.config.pid import SPECIES, MuonSource, RichPhysics, RichSource, TrackSource
 from kantor.config.public import Binning, CaloChallengeSource, CaloGanSource, JetNetSource, PublicSource
 from kantor.config.reading import load, parse, schema
 from kantor.config.sources import Source, SourceOfFiles
 from kantor.config.study import Config, Target, Validation
 from kantor.config.trainings import Adam, AnyOptimiser, HeadStart, InstanceNoise, Optimiser, RmsProp, Training
-from kantor.config.transforms import Dequantise, Log, LogDistance, QuantileNormal, Standardise, Transform
+from kantor.config.transforms import (
+    Dequantise,
+    Log,
+    LogDistance,
+    QuantileNormal,
+    Quantised,
+    Spike,
+    Standardise,
+    Transform,
+)
 
 __all__ = [
+    "SPECIES",
     "Adam",
     "AnyCoordinates",
     "AnyOptimiser",
@@ -103,6 +114,7 @@ __all__ = [
     "MmdGan",
     "MmdMatching",
     "MmdTerm",
+    "MuonSource",
     "Network",
     "NsGan",
     "Objective",
@@ -113,7 +125,10 @@ __all__ = [
     "Plate",
     "PublicSource",
     "QuantileNormal",
+    "Quantised",
     "R3Gan",
+    "RichPhysics",
+    "RichSource",
     "RingSource",
     "RmsProp",
     "Section",
@@ -124,11 +139,13 @@ __all__ = [
     "Source",
     "SourceOfFiles",
     "Spherical",
+    "Spike",
     "Split",
     "Standardise",
     "SwissRollSource",
     "Target",
     "Term",
+    "TrackSource",
     "Training",
     "Transform",
     "Validation",

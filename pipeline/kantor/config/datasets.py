@@ -7,6 +7,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from kantor.config.base import NAME, Count, Curable, Fraction, Name, NonNegative, Positive, Seed, Settings, parsed
 from kantor.config.detectors import Detector, shipped
+from kantor.config.pid import MuonSource, RichPhysics, RichSource
 from kantor.config.public import CaloChallengeSource, CaloGanSource, JetNetSource
 from kantor.config.sources import Source, SourceOfFiles
 from kantor.shapes import Shape, elements
@@ -80,7 +81,7 @@ class ShowerPhysics(Settings):
         return self
 
 
-Physics = Annotated[DisPhysics | MixturePhysics | ShowerPhysics, Field(discriminator="kind")]
+Physics = Annotated[DisPhysics | MixturePhysics | ShowerPhysics | RichPhysics, Field(discriminator="kind")]
 
 
 class DisSource(Source, DisPhysics):
@@ -324,6 +325,8 @@ class Dataset(Settings):
         | CaloChallengeSource
         | CaloGanSource
         | JetNetSource
+        | RichSource
+        | MuonSource
         | FileSource,
         Field(discriminator="kind"),
     ]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from kantor.config.base import Settings
+from kantor.config.base import Positive, Settings
 
 
 class Standardise(Settings):
@@ -53,7 +53,26 @@ class Dequantise(Settings):
         return self
 
 
+class Spike(Settings):
+    """Spread an exact value over an interval that is opened for it, where others lie arbitrarily near."""
+
+    kind: Literal["spike"]
+    value: float = Field(default=0.0, description="the exact value [unit of the column]")
+    width: Positive = Field(
+        description="of the interval: what is above and below moves away by half of it, and back in generation [unit "
+        "of the column]"
+    )
+
+
+class Quantised(Settings):
+    """Spread values on a grid, such as integers or 0 and 1, evenly over its steps (arXiv:1511.01844)."""
+
+    kind: Literal["quantised"]
+    step: Positive = Field(default=1.0, description="distance of neighbouring values [unit of the column]")
+    origin: float = Field(default=0.0, description="one of the values [unit of the column]")
+
+
 Transform = Annotated[
-    Standardise | Log | LogDistance | QuantileNormal | Dequantise,
+    Standardise | Log | LogDistance | QuantileNormal | Dequantise | Spike | Quantised,
     Field(discriminator="kind"),
 ]

@@ -485,6 +485,6 @@ def _report(manifest: Manifest) -> None:
         known = [facts.data] if facts.data is not None else []
         if facts.cross_section is not None:
             known.append(f"cross section {facts.cross_section:.4g} ± {facts.cross_section_error:.2g} nb")
-        log.info(f"  {facts.name} {facts.version}: {', '.join(known)}")
+        log.info(": ".join([f"  {facts.name} {facts.version}", *filter(None, [", ".join(known)])]))
     if manifest.dropped.invalid or manifest.dropped.cuts:
         log.info(f"  dropped: {manifest.dropped.invalid:,} invalid rows, {manifest.dropped.cuts:,} fail the cuts")

@@ -10,6 +10,7 @@ from kantor.errors import InputError
 from kantor.physics.base import Modes, Observable, Physics, UniformAzimuth
 from kantor.physics.dis import Dis
 from kantor.physics.mixtures import Mixture
+from kantor.physics.rich import Rich
 from kantor.physics.showers import Showers
 from kantor.results import Column
 
@@ -19,6 +20,7 @@ _KINDS: dict[type[config.Settings], Callable[[Any, Mapping[str, float], Sequence
     config.DisPhysics: Dis,
     config.MixturePhysics: Mixture,
     config.ShowerPhysics: Showers,
+    config.RichPhysics: Rich,
 }
 
 
@@ -38,7 +40,7 @@ def physics_of(manifest: Manifest, where: Path) -> Physics:
     missing = [name for name in physics.features if name not in manifest.feature_names]
     if missing:
         names = ", ".join(physics.features)
-        units = " and ".join(dict.fromkeys(physics.features.values()))
+        units = " and ".join(unit or "no unit" for unit in dict.fromkeys(physics.features.values()))
         raise InputError(
             f"its physics is '{manifest.physics.kind}', but it has no feature '{missing[0]}'",
             where=where,

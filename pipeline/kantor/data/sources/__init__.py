@@ -11,6 +11,8 @@ from kantor.data.sources.dis import DisEvents
 from kantor.data.sources.file import Files
 from kantor.data.sources.geant4 import Geant4Showers
 from kantor.data.sources.jetnet import JetNet
+from kantor.data.sources.muon import MuonTracks
+from kantor.data.sources.rich import RichTracks
 from kantor.data.sources.toys import Grid, Ring, SwissRoll
 
 __all__ = ["Chunk", "Source", "make_source"]
@@ -24,6 +26,8 @@ _KINDS: dict[type[config.Source], Callable[[Any, int], Source]] = {
     config.CaloChallengeSource: CaloChallenge,
     config.CaloGanSource: CaloGan,
     config.JetNetSource: JetNet,
+    config.RichSource: RichTracks,
+    config.MuonSource: MuonTracks,
     config.FileSource: Files,
 }
 

@@ -7,21 +7,19 @@ is the momentum of the scattered electron; its energy follows from the mass shel
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import hypot, sqrt
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from kantor.config import DisPhysics, DisSource
 from kantor.data.manifest import GeneratorFacts
+from kantor.data.sources import pythia as pythia8
 from kantor.data.sources.base import Chunk, Source
 from kantor.errors import InputError
-from kantor.machine.packages import optional
 from kantor.results import Column
 
 CONSTANTS = {"proton_mass": 0.93827, "electron_mass": 0.000511}  # [GeV], as PYTHIA has them
 
-_BLOCKS_PER_SEED = 1_000_000
 _ELECTRON = 11
 _PATIENCE = 10_000  # tries after which less than one event in a hundred is too few
 _MILLIBARN = 1e6  # [nb]
@@ -79,7 +77,7 @@ class DisEvents(Source):
         events = sum(block.events for block in blocks)
         return GeneratorFacts(
             name="PYTHIA",
-            version=f"{_module().Pythia('', False).settings.parm('Pythia:versionNumber'):.3f}",
+            version=pythia8.version(),
             cross_section=sum(block.events * block.value for block in blocks) / events,
             cross_section_error=sqrt(sum((block.events * block.error) ** 2 for block in blocks)) / events,
         )
@@ -94,7 +92,7 @@ def generate(source: DisSource, block: int) -> tuple[np.ndarray, CrossSection]:
         InputError: PYTHIA is not installed, or refuses the settings, or hardly any event passes them.
     """
     events = min(source.block, source.events - block * source.block)
-    pythia = _pythia(source, source.seed * _BLOCKS_PER_SEED + block + 1)
+    pythia = _pythia(source, pythia8.block_seed(source.seed, block))
     momenta = np.empty((events, 3))
     kept = generated = tried = 0
     while kept < events:
@@ -117,31 +115,18 @@ def generate(source: DisSource, block: int) -> tuple[np.ndarray, CrossSection]:
     return momenta, _cross_section(pythia.infoPython(), kept, generated)
 
 
-def _module() -> ModuleType:
-    return optional("pythia8mc", "dis", "generating DIS events with PYTHIA 8")
-
-
 def _pythia(source: DisSource, seed: int) -> Any:
-    # The banner is off; an empty path lets PYTHIA find the data of its own wheel.
-    pythia = _module().Pythia("", False)
-    for line in _cards(source, seed):
-        if not pythia.readString(line):
-            raise InputError(f"PYTHIA does not know the setting '{line}'", cure="pip install 'kantor[dis]'")
-    if not pythia.init():
-        raise InputError(
-            "PYTHIA refuses these beams and cuts (its reason is printed above)",
-            where=_settings(source),
-            cure="raise the beam energies or lower q2_min",
-        )
-    return pythia
+    refused = InputError(
+        "PYTHIA refuses these beams and cuts (its reason is printed above)",
+        where=_settings(source),
+        cure="raise the beam energies or lower q2_min",
+    )
+    return pythia8.start(_cards(source), seed, refused)
 
 
-def _cards(source: DisSource, seed: int) -> list[str]:
+def _cards(source: DisSource) -> list[str]:
     shower = ["SpaceShower:dipoleRecoil = on"] if source.parton_shower else ["PartonLevel:all = off"]
     return [
-        "Print:quiet = on",
-        "Random:setSeed = on",
-        f"Random:seed = {seed}",
         "Beams:idA = 2212",
         f"Beams:idB = {_ELECTRON}",
         "Beams:frameType = 2",

@@ -10,6 +10,8 @@ from kantor.errors import InputError
 from kantor.models.transforms.base import NOTHING, ColumnTransform, Given
 from kantor.models.transforms.columns import Log, LogDistance, QuantileNormal, Standardise
 from kantor.models.transforms.dequantise import Dequantise
+from kantor.models.transforms.quantised import Quantised
+from kantor.models.transforms.spike import Spike
 from kantor.shapes import Shape
 
 _KINDS: dict[type[config.Settings], Callable[[Any, float, Shape], ColumnTransform]] = {
@@ -18,6 +20,8 @@ _KINDS: dict[type[config.Settings], Callable[[Any, float, Shape], ColumnTransfor
     config.LogDistance: LogDistance,
     config.QuantileNormal: QuantileNormal,
     config.Dequantise: Dequantise,
+    config.Spike: Spike,
+    config.Quantised: Quantised,
 }
 
 
