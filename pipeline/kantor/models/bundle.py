@@ -22,11 +22,11 @@ from kantor.models.randomness import stream
 from kantor.models.tensors import read_tensors, write_tensors
 from kantor.models.transforms import Given, Transforms
 from kantor.results import Column, offsets_of, shapes_of
-from kantor.shapes import width
+from kantor.shapes import elements, width
 
 FORMAT = 2
-# Rows are generated in blocks of fixed size and seed: a matrix product rounds by its shape.
-_BLOCK = 8192
+BLOCK = 8192
+"""Rows are generated in blocks of fixed size and seed: a matrix product rounds by its shape."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Bundle:
     feature_transforms: Transforms
     condition_transforms: Transforms
     provenance: dict[str, Any]
+    condition_range: np.ndarray | None = None
+    """Least and greatest of each condition in training, as stored, (2, C); None: written before bundles knew it."""
 
     @property
     def feature_names(self) -> list[str]:
@@ -55,6 +57,13 @@ class Bundle:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every feature and condition that is an array, by name."""
         return shapes_of([*self.features, *self.conditions])
+
+    def condition_limits(self) -> dict[str, tuple[float, float]] | None:
+        """Least and greatest physical value in training of each number that the conditions are; None: not known."""
+        if self.condition_range is None:
+            return None
+        low_C, high_C = (self.condition_range + _offsets(self.conditions)).tolist()
+        return dict(zip(elements(self.condition_names, self.shapes), zip(low_C, high_C, strict=True), strict=True))
 
     def generate(self, rows: int, conditions: np.ndarray | None = None, *, seed: int = 0, start: int = 0) -> np.ndarray:
         """Rows `start` ... `start + rows` of an endless sample that the seed fixes.
@@ -94,12 +103,12 @@ class Bundle:
         dtype = getattr(torch, self.training.precision)
         device = next(self.generator.parameters()).device
         with torch.inference_mode():
-            for block in range(start // _BLOCK, -(-(start + rows) // _BLOCK)):
-                low, high = max(start, block * _BLOCK), min(start + rows, (block + 1) * _BLOCK)
-                inside = slice(low - block * _BLOCK, high - block * _BLOCK)
+            for block in range(start // BLOCK, -(-(start + rows) // BLOCK)):
+                low, high = max(start, block * BLOCK), min(start + rows, (block + 1) * BLOCK)
+                inside = slice(low - block * BLOCK, high - block * BLOCK)
                 # Drawn on the CPU, so that the same seed means the same noise on every device.
-                z = torch.randn(_BLOCK, self.generator.latent, generator=stream(seed, "generate", block), dtype=dtype)
-                c = torch.zeros(_BLOCK, wanted[1], dtype=dtype)
+                z = torch.randn(BLOCK, self.generator.latent, generator=stream(seed, "generate", block), dtype=dtype)
+                c = torch.zeros(BLOCK, wanted[1], dtype=dtype)
                 c[inside] = torch.from_numpy(conditions[low - start : high - start]).to(dtype)
                 c = c.to(device)
                 y = self.generator(z.to(device), self.condition_transforms(c))
@@ -116,6 +125,7 @@ class Bundle:
             "training": self.training.canonical(),
             **{kind: [column.model_dump() for column in getattr(self, kind)] for kind in ("features", "conditions")},
             "provenance": self.provenance,
+            "condition_range": None if self.condition_range is None else torch.from_numpy(self.condition_range),
             **{part: _plain(module.state_dict()) for part, module in self._modules().items()},
         }
         write_tensors(path, content)
@@ -136,6 +146,7 @@ class Bundle:
             tuple(Column(**column) for column in content[kind]) for kind in ("features", "conditions")
         )
         feature_transforms, condition_transforms = transforms(training, features), transforms(training, conditions)
+        limits = content.get("condition_range")
         bundle = cls(
             name=content["name"],
             seed=content["seed"],
@@ -146,6 +157,7 @@ class Bundle:
             feature_transforms=feature_transforms,
             condition_transforms=condition_transforms,
             provenance=content["provenance"],
+            condition_range=None if limits is None else limits.numpy(),
         )
         for part, module in bundle._modules().items():
             module.to(getattr(torch, training.precision)).load_state_dict(content[part])

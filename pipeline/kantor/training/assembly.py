@@ -38,6 +38,7 @@ class Assembly:
     effective_rows: float
     validation: Sample
     state: State
+    condition_range: np.ndarray
 
     def bundle(self, name: str, provenance: dict[str, Any]) -> Bundle:
         """The averaged generator as it stands, with everything that generation needs."""
@@ -51,6 +52,7 @@ class Assembly:
             feature_transforms=self.features,
             condition_transforms=self.conditions,
             provenance=provenance,
+            condition_range=self.condition_range,
         )
 
 
@@ -118,7 +120,18 @@ def assemble(
         device=device,
     )
     return Assembly(
-        settings, seed, manifest, features, conditions, view, objective, rows, train.effective_rows, validation, state
+        settings,
+        seed,
+        manifest,
+        features,
+        conditions,
+        view,
+        objective,
+        rows,
+        train.effective_rows,
+        validation,
+        state,
+        condition_range=np.stack([train.conditions.min(axis=0), train.conditions.max(axis=0)]),
     )
 
 
