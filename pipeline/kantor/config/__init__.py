@@ -40,6 +40,7 @@ from kantor.config.objectives import (
     WganGp,
 )
 from kantor.config.reading import load, parse, schema
+from kantor.config.samples import GeneratedSample
 from kantor.config.study import Config, Target, Validation
 from kantor.config.trainings import Adam, AnyOptimiser, Decay, HeadStart, InstanceNoise, Optimiser, RmsProp, Training
 from kantor.config.transforms import Dequantise, Log, LogDistance, QuantileNormal, Shower, Standardise, Transform
@@ -61,6 +62,7 @@ __all__ = [
     "FeatureMatching",
     "FileSource",
     "Gan",
+    "GeneratedSample",
     "GeneratorNetwork",
     "GridSource",
     "HeadStart",

@@ -120,7 +120,7 @@ def _check_units(file: readers.File, columns: Sequence[Column]) -> None:
     stated: dict[str, str] = {}
     if isinstance(file, Path) and file.suffix.lower() in (".h5", ".hdf5", ".hdf"):
         with h5py.File(file, "r") as content:
-            content.visititems(lambda _, item: stated.update(_units_in(item)))
+            content.visititems(lambda _, item: stated.update(_units_in(file, item)))
     elif isinstance(file, Path) and file.suffix.lower() in (".parquet", ".pq") and file.is_file():
         parquet = optional("pyarrow.parquet", "parquet", "reading Parquet")
         for each in parquet.read_schema(file):
@@ -135,12 +135,19 @@ def _check_units(file: readers.File, columns: Sequence[Column]) -> None:
             )
 
 
-def _units_in(item: Any) -> dict[str, str]:
+def _units_in(file: Path, item: Any) -> dict[str, str]:
     """Units of the columns that a dataset is: `unit`, or as staging writes them, `names` and `units`."""
     if not isinstance(item, h5py.Dataset):
         return {}
     if "unit" in item.attrs:
         return {str(item.name).rsplit("/", 1)[-1]: str(item.attrs["unit"])}
+    if "offsets" in item.attrs:
+        raise InputError(
+            f"'{item.name}' is stored less offsets, as staging does where float32 is too coarse",
+            where=file,
+            cure="name the file that was staged",
+        )
     if "names" in item.attrs and "units" in item.attrs:
-        return dict(zip(map(str, item.attrs["names"]), map(str, item.attrs["units"]), strict=True))
+        names, units = (map(str, np.asarray(item.attrs[key])) for key in ("names", "units"))
+        return dict(zip(names, units, strict=True))
     return {}
