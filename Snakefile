@@ -18,6 +18,7 @@ include: "workflows/stage.smk"
 include: "workflows/train.smk"
 include: "workflows/validate.smk"
 include: "workflows/report.smk"
+include: "workflows/generate.smk"
 include: "workflows/benchmark.smk"
 
 

@@ -129,7 +129,8 @@ class Workflow:
                     jobs[rule] += 1
             elif rule and line.strip().startswith("wildcards:") and rule != "gather":
                 values = dict(part.strip().split("=") for part in line.partition(":")[2].split(","))
-                jobs[f"{rule}:{values.get('training') or values['dataset']}"] += 1
+                name = next(values[key] for key in ("training", "dataset", "sample") if key in values)
+                jobs[f"{rule}:{name}"] += 1
         return jobs
 
 

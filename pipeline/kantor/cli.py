@@ -132,6 +132,26 @@ def _export(options: argparse.Namespace) -> None:
     )
 
 
+def _generate(options: argparse.Namespace) -> None:
+    from kantor.generation.generate import Order, generate
+
+    def work(ranks: Ranks) -> None:
+        order = Order(
+            model=options.model,
+            out=options.out,
+            events=options.events,
+            conditions=options.conditions,
+            table=options.table,
+            carried=options.carry,
+            seed=options.seed,
+            start=options.start,
+            strict=options.strict,
+        )
+        generate(order, ranks, options.threads)
+
+    _on_ranks(options, work)
+
+
 def _report(options: argparse.Namespace) -> None:
     from kantor.report.content import ModelFiles
     from kantor.report.page import write_report
@@ -291,12 +311,18 @@ def _slice(options: argparse.Namespace, kind: type[S], section: str, name: str |
     return whole[name]
 
 
+def _natural(text: str) -> int:
+    """A whole number from 0 on; 1_000_000 and 1e6 are numbers, too."""
+    number = float(text) if "e" in text.lower() else int(text)
+    if number < 0 or number != int(number):
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 on")
+    return int(number)
+
+
 def _count(text: str) -> int:
-    """A whole number above 0, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    if _natural(text) == 0:
+        raise argparse.ArgumentTypeError("at least 1 is needed")
+    return _natural(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -391,6 +417,38 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--events", type=_count, metavar="N", help="how many (default: the rows of the split)")
     export.add_argument("--seed", type=int, default=0, metavar="K", help="of generated showers (default: 0)")
     export.add_argument("--out", required=True, type=Path, metavar="FILE", help="HDF5 file")
+
+    sample = command(
+        "generate", _generate, "Write events of a trained model; under mpiexec or srun, ranks share the work."
+    )
+    ranks(sample)
+    sample.add_argument("--model", required=True, type=Path, metavar="FILE", help="model.pt")
+    many = sample.add_mutually_exclusive_group(required=True)
+    many.add_argument("--events", type=_count, metavar="N", help="how many, of a model without conditions")
+    many.add_argument(
+        "--conditions", metavar="FILE", help="an event for each row; columns by name, any format that staging reads"
+    )
+    sample.add_argument(
+        "--table", metavar="NAME", help="ROOT tree or HDF5 group of the conditions, if there are several"
+    )
+    sample.add_argument(
+        "--carry", nargs="+", default=[], metavar="COLUMN", help="columns of that file to be written beside the events"
+    )
+    sample.add_argument(
+        "--out", required=True, type=Path, metavar="FILE", help="ends with .h5, .root, .parquet, .npz or .csv"
+    )
+    sample.add_argument("--seed", type=_natural, default=0, metavar="K", help="another seed, other events (default: 0)")
+    sample.add_argument(
+        "--start",
+        type=_natural,
+        default=0,
+        metavar="N",
+        help="number of the first event: continues a sample (default: 0)",
+    )
+    sample.add_argument(
+        "--strict", action="store_true", help="fail where conditions are outside of the range of the training data"
+    )
+    sample.add_argument("--threads", type=_count, default=cpus, metavar="N", help="per rank (default: all CPUs)")
 
     report = command("report", _report, "Gather models and their validations into one page.")
     report.add_argument("--title", default="Kantor")

@@ -15,6 +15,7 @@ STAGES = {
     "stage": "kantor.data.staging",
     "train": "kantor.launch.training",
     "validate": "kantor.validation.compare",
+    "generate": "kantor.generation.generate",
     "report": "kantor.report.page",
     "benchmark": "kantor.benchmark.scaling",
     "benchmark_page": "kantor.report.benchmark",

@@ -57,6 +57,7 @@ from kantor.config.objectives import (
 from kantor.config.pid import SPECIES, MuonSource, RichPhysics, RichSource, TrackSource
 from kantor.config.public import Binning, CaloChallengeSource, CaloGanSource, JetNetSource, PublicSource
 from kantor.config.reading import load, parse, schema
+from kantor.config.samples import GeneratedSample
 from kantor.config.sources import Source, SourceOfFiles
 from kantor.config.study import Config, Target, Validation
 from kantor.config.trainings import Adam, AnyOptimiser, HeadStart, InstanceNoise, Optimiser, RmsProp, Training
@@ -100,6 +101,7 @@ __all__ = [
     "FileSource",
     "Gan",
     "Geant4Source",
+    "GeneratedSample",
     "GeneratorNetwork",
     "GridSource",
     "HeadStart",

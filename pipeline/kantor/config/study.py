@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from kantor.config.base import Fraction, Name, Seed, Settings, known, parsed
 from kantor.config.datasets import Dataset
+from kantor.config.samples import GeneratedSample
 from kantor.config.trainings import Training
 
 
@@ -65,6 +66,9 @@ class Config(Settings):
     targets: dict[Name, Target] = Field(
         description="run: what `snakemake` and `make run` do; any other name: what `snakemake report-NAME` does"
     )
+    samples: dict[Name, GeneratedSample] = Field(
+        default={}, description="files of generated events, which `snakemake samples` makes"
+    )
 
     @field_validator("targets")
     @classmethod
@@ -80,6 +84,8 @@ class Config(Settings):
         for name, target in self.targets.items():
             for training in target.trainings:
                 known(training, self.trainings, f"targets.{name}.trainings")
+        for name, sample in self.samples.items():
+            known(sample.training, self.trainings, f"samples.{name}.training")
         for dataset in self.validation.observables:
             known(dataset, self.datasets, "validation.observables")
         return self
@@ -94,6 +100,14 @@ class Config(Settings):
             with _inside(f"trainings.{name}.terms"):
                 for term in training.terms:
                     term.check_conditions(source.condition_names, training.dataset)
+        return self
+
+    @model_validator(mode="after")
+    def _samples_suit_their_models(self) -> Self:
+        for name, sample in self.samples.items():
+            dataset = self.trainings[sample.training].dataset
+            with _inside(f"samples.{name}"):
+                sample.check_conditions(self.datasets[dataset].source.condition_names, dataset)
         return self
 
 

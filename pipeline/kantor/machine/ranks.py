@@ -4,10 +4,10 @@ The world is joined only when a launcher (mpiexec, srun) started this process, s
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from kantor.errors import InputError
+from kantor.errors import InputError, KantorError
 from kantor.machine.progress import log
 
 T = TypeVar("T")
@@ -40,6 +40,29 @@ class Ranks:
             return [done[piece] for piece in range(count)]
         everyone: list[dict[int, T]] = self._communicator.allgather(done)
         return [everyone[piece % self.size][piece] for piece in range(count)]
+
+    def in_turn(self, count: int, own: Iterator[T]) -> Iterator[T]:
+        """The results of pieces 0 ... count - 1, in order, on the root; other ranks send theirs and get none.
+
+        A rank goes on when the root has taken what it sends, so that no memory fills up. Its failure is raised on the
+        root, which may have something half done to remove.
+
+        Args:
+            own: what this rank makes of its own pieces, in their order.
+        """
+        if not self.is_root:
+            try:
+                for made in own:
+                    self._communicator.ssend(made, dest=0)
+            except KantorError as error:
+                self._communicator.ssend(error, dest=0)
+            return
+        for piece in range(count):
+            source = piece % self.size
+            made: Any = next(own) if source == 0 else self._communicator.recv(source=source)
+            if isinstance(made, KantorError):
+                raise made
+            yield made
 
     def barrier(self) -> None:
         if self._communicator is not None:

@@ -23,11 +23,11 @@ from kantor.models.randomness import stream
 from kantor.models.tensors import read_tensors, write_tensors
 from kantor.models.transforms import Given, Transforms
 from kantor.results import Column, offsets_of, shapes_of
-from kantor.shapes import named, width
+from kantor.shapes import elements, named, width
 
 FORMAT = 2
-# Rows are generated in blocks of fixed size and seed: a matrix product rounds by its shape.
-_BLOCK = 8192
+BLOCK = 8192
+"""Rows are generated in blocks of fixed size and seed: a matrix product rounds by its shape."""
 _TRIES = 1000  # after which an event that fails the cuts is given up
 
 
@@ -54,6 +54,8 @@ class Bundle:
     provenance: dict[str, Any]
     cuts: Sequence[str] = ()
     quantities: Mapping[str, str] = field(default_factory=dict)
+    condition_range: np.ndarray | None = None
+    """Least and greatest of each condition in training, as stored, (2, C); None: written before bundles knew it."""
 
     @property
     def feature_names(self) -> list[str]:
@@ -67,6 +69,13 @@ class Bundle:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every feature and condition that is an array, by name."""
         return shapes_of([*self.features, *self.conditions])
+
+    def condition_limits(self) -> dict[str, tuple[float, float]] | None:
+        """Least and greatest physical value in training of each number that the conditions are; None: not known."""
+        if self.condition_range is None:
+            return None
+        low_C, high_C = (self.condition_range + _offsets(self.conditions)).tolist()
+        return dict(zip(elements(self.condition_names, self.shapes), zip(low_C, high_C, strict=True), strict=True))
 
     def generate(self, rows: int, conditions: np.ndarray | None = None, *, seed: int = 0, start: int = 0) -> np.ndarray:
         """Rows `start` ... `start + rows` of an endless sample that the seed fixes, all of which pass the cuts.
@@ -128,10 +137,10 @@ class Bundle:
             )
         cuts = Cuts(self.cuts, self.quantities)
         out, redrawn = np.empty((rows, width(self.feature_names, self.shapes)), np.float32), np.zeros(rows, bool)
-        for block in range(start // _BLOCK, -(-(start + rows) // _BLOCK)):
-            low, high = max(start, block * _BLOCK), min(start + rows, (block + 1) * _BLOCK)
-            inside = slice(low - block * _BLOCK, high - block * _BLOCK)
-            c = np.zeros((_BLOCK, wanted[1]), np.float32)
+        for block in range(start // BLOCK, -(-(start + rows) // BLOCK)):
+            low, high = max(start, block * BLOCK), min(start + rows, (block + 1) * BLOCK)
+            inside = slice(low - block * BLOCK, high - block * BLOCK)
+            c = np.zeros((BLOCK, wanted[1]), np.float32)
             c[inside] = conditions[low - start : high - start]
             x = self._block(c, seed, block)[inside]
             failing = self._failing(cuts, x, c[inside])
@@ -154,12 +163,12 @@ class Bundle:
         return Drawn(out, redrawn)
 
     def _block(self, conditions: np.ndarray, seed: int, block: int, again: str = "") -> np.ndarray:
-        """A block of events, whole, (_BLOCK, D) as stored."""
+        """A block of events, whole, (BLOCK, D) as stored."""
         dtype, device = getattr(torch, self.training.precision), next(self.generator.parameters()).device
         with torch.inference_mode():
             # Drawn on the CPU, so that the same seed means the same noise on every device.
             noise = stream(seed, f"generate{again}", block)
-            z = torch.randn(_BLOCK, self.generator.latent, generator=noise, dtype=dtype)
+            z = torch.randn(BLOCK, self.generator.latent, generator=noise, dtype=dtype)
             c = torch.from_numpy(conditions).to(device, dtype)
             y = self.generator(z.to(device), self.condition_transforms(c))
             drawn = stream(seed, f"generate coordinates{again}", block) if self.feature_transforms.draws else None
@@ -186,6 +195,7 @@ class Bundle:
             "provenance": self.provenance,
             "cuts": list(self.cuts),
             "quantities": dict(self.quantities),
+            "condition_range": None if self.condition_range is None else torch.from_numpy(self.condition_range),
             **{part: _plain(module.state_dict()) for part, module in self._modules().items()},
         }
         write_tensors(path, content)
@@ -206,6 +216,7 @@ class Bundle:
             tuple(Column(**column) for column in content[kind]) for kind in ("features", "conditions")
         )
         feature_transforms, condition_transforms = transforms(training, features), transforms(training, conditions)
+        limits = content.get("condition_range")
         bundle = cls(
             name=content["name"],
             seed=content["seed"],
@@ -219,6 +230,7 @@ class Bundle:
             # Bundles of before have none.
             cuts=content.get("cuts", ()),
             quantities=content.get("quantities", {}),
+            condition_range=None if limits is None else limits.numpy(),
         )
         for part, module in bundle._modules().items():
             module.to(getattr(torch, training.precision)).load_state_dict(content[part])

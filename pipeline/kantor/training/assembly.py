@@ -40,6 +40,7 @@ class Assembly:
     validation: Sample
     state: State
     advice: Sequence[Advice]
+    condition_range: np.ndarray
 
     def bundle(self, name: str, provenance: dict[str, Any]) -> Bundle:
         """The averaged generator as it stands, with everything that generation needs."""
@@ -55,6 +56,7 @@ class Assembly:
             provenance=provenance,
             cuts=self.manifest.cuts,
             quantities=self.manifest.quantities,
+            condition_range=self.condition_range,
         )
 
 
@@ -134,6 +136,7 @@ def assemble(
         validation,
         state,
         advise(settings, manifest, train),
+        np.stack([train.conditions.min(axis=0), train.conditions.max(axis=0)]),
     )
 
 

@@ -11,6 +11,7 @@ import torch
 
 from kantor.config import Training
 from kantor.cuts import Cuts
+from kantor.data.samples import read_split
 from kantor.errors import InputError
 from kantor.models.bundle import Bundle
 from kantor.training.assembly import assemble
@@ -32,6 +33,12 @@ def test_saved_and_loaded_it_generates_the_same(bundle: Bundle, tmp_path: Path) 
     assert again.conditions[0].unit == "GeV"
     assert again.training == bundle.training
     assert again.provenance == {"why": "test"}
+    assert again.condition_limits() == bundle.condition_limits()
+
+
+def test_it_knows_the_range_of_its_training_s_conditions(bundle: Bundle, weighted_manifest: Path) -> None:
+    momenta = read_split(weighted_manifest, "train").conditions
+    assert bundle.condition_limits() == {"momentum": (momenta.min(), momenta.max())}
 
 
 def test_it_loads_without_running_code(bundle: Bundle, tmp_path: Path) -> None:

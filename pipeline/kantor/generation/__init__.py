@@ -1,0 +1,1 @@
+"""Samples of a trained model, of any length, in the formats of experiments' software."""
