@@ -1,10 +1,9 @@
 """The figure of the lesson `quality`."""
 
-import numpy as np
 from matplotlib.ticker import NullLocator
 
 from kantor.lessons.quality import Quality
-from kantor.report.figures import _DASHES, _GREY, _INK, Picture, _figure, _picture, colour
+from kantor.report.figures import _DASHES, _INK, Picture, _figure, _picture, colour
 
 
 def draw(result: Quality) -> Picture:
@@ -34,10 +33,8 @@ def draw(result: Quality) -> Picture:
             below.set_ylabel("critic's distance")
             below.set_ylim(0)
         grid[1, 0].legend(loc="upper left", handletextpad=0.1)
-        grid[0, 1].axhline(np.log(2), color=_GREY, lw=0.8)
-        grid[1, 1].axhline(np.log(2), color=_GREY, lw=0.8)
         return _picture(
             figure,
             "The critic's distance and the energy distance to held-out events while training, of a Wasserstein GAN and "
-            "of a minimax GAN; grey: log 2.",
+            "of a minimax GAN.",
         )
