@@ -16,7 +16,7 @@ from kantor.errors import ConfigError, InputError, KantorError
 from kantor.fingerprint import STAGES, fingerprint
 from kantor.machine import slurm
 from kantor.machine.files import explained
-from kantor.machine.progress import configure, log
+from kantor.machine.progress import configure, duration, log
 from kantor.machine.ranks import Ranks, world
 
 S = TypeVar("S", bound=Settings)
@@ -223,6 +223,24 @@ def _measure(options: argparse.Namespace, ranks: Ranks) -> list[str]:
                 write_rows(options.out / f"{name}.csv", outcome.rows)
             failures += [str(failure) for failure in outcome.failures]
     return failures
+
+
+def _lessons(options: argparse.Namespace) -> None:
+    import torch
+
+    from kantor.lessons import LESSONS
+    from kantor.report.lessons import write_lesson
+
+    chosen = dict.fromkeys(options.names or LESSONS)
+    unknown = [name for name in chosen if name not in LESSONS]
+    if unknown:
+        raise InputError(f"there is no lesson '{unknown[0]}'", where="NAME", cure=f"choose: {', '.join(LESSONS)}")
+    # More threads help no network of this size, and would change the last digits.
+    torch.set_num_threads(1)
+    for name in chosen:
+        start = time.monotonic()
+        write_lesson(name, LESSONS[name](), options.out)
+        log.info(f"{options.out / name}.svg, .csv, .json in {duration(time.monotonic() - start)}")
 
 
 def _doctor(options: argparse.Namespace) -> None:
@@ -476,6 +494,14 @@ def _parser() -> argparse.ArgumentParser:
         "--step", choices=("measure", "draw"), help="only write the CSV files, or only draw the page from them"
     )
     benchmark.add_argument("--out", required=True, type=Path, metavar="DIR")
+
+    lessons = command(
+        "lessons",
+        _lessons,
+        "Compute and draw what the literature teaches about GANs' losses (docs/lessons), a minute each on one thread.",
+    )
+    lessons.add_argument("names", nargs="*", metavar="NAME", help="lessons (default: all)")
+    lessons.add_argument("--out", required=True, type=Path, metavar="DIR", help="for NAME.svg, NAME.csv and NAME.json")
 
     doctor = command("doctor", _doctor, "Check this machine, or the allocation it runs in: what works, and the cures.")
     doctor.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
