@@ -254,4 +254,4 @@ def _write(out: Path, format: Format, layout: Layout, blocks: Iterable[Table]) -
 
 def _finite(values: np.ndarray) -> np.ndarray:
     """Which rows are finite, (n,) bool."""
-    return np.isfinite(values.reshape(len(values), -1)).all(axis=1, keepdims=True)[:, 0]
+    return np.asarray(np.isfinite(values.reshape(len(values), -1)).all(axis=1))

@@ -60,7 +60,7 @@ class Rich(Physics):
         if settings.pseudorapidity is not None:
             observables.append(Observable("pseudorapidity", "η", "", "derived"))
         if settings.momentum is not None and settings.pseudorapidity is not None:
-            self.planes += (("momentum", "pseudorapidity"),)
+            self.planes = (*self.planes, ("momentum", "pseudorapidity"))
         self.observables = tuple(observables)
         self.laws = tuple(_laws(settings, units))
 

@@ -106,15 +106,15 @@ def _critic_batches(settings: Training, state: State, feed: Feed, view: CriticFe
         rows = [feed.rows(update) for update in ahead]
         with torch.no_grad():
             fakes = _generated(settings, feed, view, state.generator, ahead, rows)
-        for each, fake_BD in zip(rows, fakes, strict=True):
-            yield _batch(settings, state, feed, each, fake_BD)
+        for update, each, fake_BD in zip(ahead, rows, fakes, strict=True):
+            yield _batch(settings, state, feed, update, each, fake_BD)
 
 
 def _next_batch(settings: Training, state: State, feed: Feed, view: CriticFeatures, generator: nn.Module) -> Batch:
     """The batch of the state's next update, as generated events of which the generator learns."""
     rows = feed.rows(state.update)
     fakes = _generated(settings, feed, view, generator, [state.update], [rows], settings.objective.draws)
-    return _batch(settings, state, feed, rows, *fakes)
+    return _batch(settings, state, feed, state.update, rows, *fakes)
 
 
 def _generated(
@@ -141,18 +141,24 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _batch(
-    settings: Training, state: State, feed: Feed, rows: Rows, fake_BD: Tensor, again_BD: Tensor | None = None
+    settings: Training,
+    state: State,
+    feed: Feed,
+    update: int,
+    rows: Rows,
+    fake_BD: Tensor,
+    again_BD: Tensor | None = None,
 ) -> Batch:
-    """The rows of the state's next update, and what is drawn for them."""
+    """The rows of an update, and what is drawn for them."""
     real_BD = rows.real
     if settings.instance_noise is not None:
         deviation = noise_deviation(settings.instance_noise, state.step, settings.steps)
-        real_noise_BD, fake_noise_BD = feed.instance_noise(state.update)
+        real_noise_BD, fake_noise_BD = feed.instance_noise(update)
         real_BD, fake_BD = real_BD + deviation * real_noise_BD, fake_BD + deviation * fake_noise_BD
     if state.critic.dropped:
-        state.critic.draw(feed.dropout(state.update, state.critic.dropped))
+        state.critic.draw(feed.dropout(update, state.critic.dropped))
     share = penalty_share(settings.objective.penalises, state.step, settings.steps)
-    return Batch(real_BD, fake_BD, rows.conditions, rows.weights, feed.eps(state.update), share, again_BD)
+    return Batch(real_BD, fake_BD, rows.conditions, rows.weights, feed.eps(update), share, again_BD)
 
 
 def _precision(settings: Training, feed: Feed) -> contextlib.AbstractContextManager[object]:

@@ -41,7 +41,7 @@ def test_each_law_is_broken_by_its_own_row() -> None:
         dtype=np.float32,
     )
     names = ("p", "eta", "DLLe", "DLLmu", "DLLk", "DLLp", "DLLbt")
-    columns = dict(zip(names, rows.T, strict=True))
+    columns: dict[str, Any] = dict(zip(names, rows.T, strict=True))
     assert broken(rich(refractive_index=1.0014, photons=20.0), columns) == {
         "light_of_heavier": [False, False, True, True, False, False],
         "proton_below_threshold": [False, False, False, False, True, False],

@@ -69,7 +69,7 @@ class RichTracks(DetectedTracks):
         )
 
     def respond(self, tracks: Tracks, rng: np.random.Generator) -> np.ndarray:
-        likelihood_NH = sum(_log_likelihoods(radiator, tracks, rng) for radiator in RADIATORS)
+        likelihood_NH = np.sum([_log_likelihoods(radiator, tracks, rng) for radiator in RADIATORS], axis=0)
         return (likelihood_NH - likelihood_NH[:, [_PION]])[:, list(_HYPOTHESES.values())]
 
 

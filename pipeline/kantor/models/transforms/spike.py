@@ -21,7 +21,7 @@ class Spike(Dequantise):
         half = settings.width / 2
         interval = (settings.value - half, settings.value + half)
         super().__init__(config.Dequantise(kind="dequantise", value=settings.value, interval=interval), shift, shape)
-        self.half = half
+        self.aside = half
 
     def fit(self, x_N: Tensor, weight_N: Tensor) -> None:
         if not (x_N == self.value).any():
@@ -29,14 +29,14 @@ class Spike(Dequantise):
                 f"spike: no training value is exactly {self.value + self.shift:g}",
                 cure="give the 'value' that is exact, or leave 'spike' out",
             )
-        super().fit(self._apart(x_N, self.half), weight_N)
+        super().fit(self._apart(x_N, self.aside), weight_N)
 
     def forward(self, x_N: Tensor, given: Given = NOTHING) -> Tensor:
-        return super().forward(self._apart(x_N, self.half), given)
+        return super().forward(self._apart(x_N, self.aside), given)
 
     def inverse(self, y_N: Tensor, given: Given = NOTHING) -> Tensor:
         found_N = super().inverse(y_N, given)
-        return torch.where(found_N == self.value, self.value, self._apart(y_N, -self.half))
+        return torch.where(found_N == self.value, self.value, self._apart(y_N, -self.aside))
 
     def _apart(self, x_N: Tensor, distance: float) -> Tensor:
         """Moved away from the value, which stays."""
