@@ -344,7 +344,7 @@ def test_links_lead_somewhere(page: str) -> None:
         assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
 
 
-@pytest.mark.parametrize("index", ["docs/index.md", "docs/experiments/index.md"])
+@pytest.mark.parametrize("index", ["docs/index.md", "docs/experiments/index.md", "docs/lessons/index.md"])
 def test_an_index_has_every_page(index: str) -> None:
     """A page counts when it or its folder is linked."""
     folder = (ROOT / index).parent
@@ -352,7 +352,8 @@ def test_an_index_has_every_page(index: str) -> None:
     below = [ROOT / page for page in PAGES if (ROOT / page).is_relative_to(folder)]
     if index == "docs/index.md":
         below += [ROOT / page for page in PAGES if page.startswith(("kernels/", "config/", "slurm/"))]
-    pages = {page for page in below if page.parent == folder or "experiments" not in page.parts} - {ROOT / index}
+    own = {"experiments", "lessons"}  # folders with an index of their own
+    pages = {page for page in below if page.parent == folder or not own & set(page.parts)} - {ROOT / index}
     assert not [str(page) for page in pages if not {page, *page.parents} & linked]
 
 
