@@ -112,8 +112,9 @@ def _progress(job: Job, every: float = 1.0) -> Iterator[None]:
     def watch() -> None:
         progress: Progress | None = None
         note = distance = ""
-        seen = 0
-        while not done.wait(every):
+        seen, last = 0, False
+        while not last:
+            last = done.wait(every)  # and once more, for the last rows
             repeat()
             rows = read_rows(job.metrics, start=seen) if job.metrics.exists() else []
             if not rows:
@@ -125,7 +126,6 @@ def _progress(job: Job, every: float = 1.0) -> Iterator[None]:
             distance = f", energy distance {evaluated[-1]:.2e}" if evaluated else distance
             note = f"(critic distance {rows[-1].distance:.3g}{distance})"
             progress.update(rows[-1].step, note)
-        repeat()
         if progress is not None:
             progress.close(note)
 

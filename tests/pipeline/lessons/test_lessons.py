@@ -114,18 +114,21 @@ def test_sampled_gradients_are_biased_as_computed() -> None:
 # ---------------------------------------------------------------------------------------------------------- trainings
 
 
+@pytest.mark.slow
 def test_a_discriminator_saturates_where_a_critic_is_straight() -> None:
     result = slopes.run(slopes.Size(seeds=2, updates=400, batch=128))
     there = {name: value_of(result, f"{name}: slope at x = 2 over that at x = 0").value for name in slopes.CRITICS}
     assert there["discriminator"] < 0.05
     assert 0.7 < there["penalised critic"] < 1.4
-    assert 0.3 < there["clipped critic"] < 0.8
+    # On its way to the half that more updates end at.
+    assert 0.3 < there["clipped critic"] < 0.95 * there["penalised critic"]
     best = value_of(result, "penalised critic, exact: distance").value
     assert 4.7 < best < 4.9
     assert value_of(result, "penalised critic: distance").value == pytest.approx(best, rel=0.1)
     assert "svg" in DRAWINGS["slopes"](result).svg
 
 
+@pytest.mark.slow
 def test_clipped_weights_end_at_the_clip() -> None:
     result = clipping.run(clipping.Size(seeds=2, updates=300, batch=128, width=32))
     ends = {name: value_of(result, f"{name}: weights within 1 % of the largest").value for name in clipping.CRITICS}
@@ -140,6 +143,7 @@ def test_clipped_weights_end_at_the_clip() -> None:
     assert "svg" in DRAWINGS["clipping"](result).svg
 
 
+@pytest.mark.slow
 def test_only_the_minimax_gradient_vanishes() -> None:
     result = vanishing.run(vanishing.Size(seeds=2, updates=300, batch=128))
     last = {name: np.log10(norms[:, -1] / norms[:, 0]).mean() for name, norms in result.norms.items()}
