@@ -40,7 +40,7 @@ def test_ranks_and_trainings_were_on_two_nodes_and_the_report_on_one(finished: W
     for log in ("stage/dis", "validate/wgan_gp/seed1"):
         assert "2 MPI ranks" in (finished.directory / "results" / "logs" / f"{log}.log").read_text()
     log = (finished.directory / "results" / "logs" / "train" / "wgan_gp" / "seed1.log").read_text()
-    assert "2 workers on 2 nodes" in log
+    assert "2 worker(s) on 2 nodes" in log
 
 
 def test_neither_slurm_nor_this_machine_has_anything_left_to_do(finished: Workflow, running: Cluster) -> None:
