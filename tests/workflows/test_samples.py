@@ -94,11 +94,13 @@ def test_new_code_and_new_conditions_touch_it(workflow: Workflow) -> None:
     finally:
         workflow.edit(code, new, old)
     given = workflow.directory / "given.npz"
-    before = given.stat()
-    given.touch()
+    content, before = given.read_bytes(), given.stat()
+    # Snakemake looks at the checksum of a file that is newer.
+    np.savez(given, momentum=np.linspace(1, 10, 100), event=np.arange(100))
     try:
         assert workflow.would_run(target) == touched
     finally:
+        given.write_bytes(content)
         os.utime(given, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
