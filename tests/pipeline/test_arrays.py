@@ -211,13 +211,13 @@ def test_two_ranks_are_one(folder: Path, tmp_path: Path) -> None:
     """What passes through the coordinates' inverse for derived features, too."""
     settings = Training.model_validate(TRAINING | {"precision": "float64", "steps": 4})
     text = json.dumps({"calo": settings.model_dump(mode="json")})
-    script, manifest = Path(__file__).parent / "training" / "one_rank.py", folder / "data" / "manifest.json"
-    results = []
+    manifests = json.dumps({settings.dataset: str(folder / "data" / "manifest.json")})
+    script, results = Path(__file__).parent / "training" / "one_rank.py", []
     for world in (1, 2):
         out = tmp_path / f"{world}.pt"
         more = [str(world), str(tmp_path / f"rendezvous-{world}")]
         ranks = [
-            subprocess.Popen([sys.executable, str(script), text, str(manifest), str(out), str(rank), *more])
+            subprocess.Popen([sys.executable, str(script), text, manifests, str(out), str(rank), *more])
             for rank in range(world)
         ]
         assert [rank.wait(timeout=300) for rank in ranks] == [0] * world
