@@ -2,12 +2,9 @@
 
 from kantor_kernels.backends import Choice, Explanation
 from kantor_kernels.critic_step import (
-    AdamState,
     Comparison,
     CriticStep,
-    Descent,
     Perceptron,
-    mlp_critic_descent,
     mlp_critic_step,
     mlp_forward,
 )
@@ -34,11 +31,9 @@ from kantor_kernels.permutation import TwoSampleResult, two_sample_test
 from kantor_kernels.sliced import sliced_energy_distance
 
 __all__ = [
-    "AdamState",
     "Choice",
     "Comparison",
     "CriticStep",
-    "Descent",
     "Energy",
     "EnergyDistanceLoss",
     "Explanation",
@@ -60,7 +55,6 @@ __all__ = [
     "kernel_potential",
     "kernel_slope",
     "kernel_witness",
-    "mlp_critic_descent",
     "mlp_critic_step",
     "mlp_forward",
     "mmd",

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 Elsewhere = Callable[..., None]
-FILE = "import pytest\n\ndef test_there(): pass\n\n@pytest.mark.parametrize('n', [1, 2])\ndef test_more(n): pass\n"
+FILE = """import pytest
+
+def test_there(): pass
+
+@pytest.mark.parametrize("n", ["first", "second"])
+def test_more(n): pass
+"""
 
 
 @pytest.mark.parametrize(
@@ -36,6 +42,6 @@ def test_what_is_asked_for_has_run(
 def test_what_is_left_out_altogether_is_missed(elsewhere: Elsewhere, tmp_path: Path) -> None:
     file = tmp_path / "test_some.py"
     file.write_text(FILE)
-    elsewhere({file: ["test_there", "test_more"]}, "-k", "not 2")
+    elsewhere({file: ["test_there", "test_more"]}, "-k", "not second")
     with pytest.raises(AssertionError, match="not at all"):
         elsewhere({file: ["test_there", "test_more"]}, "-k", "not more")

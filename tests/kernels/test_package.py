@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils import _pytree
 
 import kantor_kernels
-from kantor_kernels import Energy, backends
+from kantor_kernels import Energy, backends, critic_step
 from kantor_kernels.critic_step.functional import Layers
 from kantor_kernels.gradient_penalty.functional import Points
 from kantor_kernels.pairwise import witness
@@ -37,11 +37,11 @@ X, Y = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(1))
 CRITIC = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
 
 
-def _descent(backend: str) -> kantor_kernels.Descent:
+def _descent(backend: str) -> critic_step.Descent:
     critic, rows = copy.deepcopy(CRITIC), torch.full((1, len(X)), 0.5)
     means, squares = ([torch.zeros_like(p) for p in critic.parameters()] for _ in range(2))
-    adam = kantor_kernels.AdamState(means, squares, 0, 1e-3)
-    return kantor_kernels.mlp_critic_descent(
+    adam = critic_step.AdamState(means, squares, 0, 1e-3)
+    return critic_step.mlp_critic_descent(
         critic, X[None], Y[None], adam, eps=rows, coefficients=rows, penalty_coefficients=rows, backend=backend
     )
 

@@ -32,7 +32,7 @@ def test_all_pairs_are_timed_beside_partners() -> None:
 
 def test_all_pairs_that_are_off_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     case = AllPairsCase(16, width=8, depth=2, latent=4, embedding=3)
-    monkeypatch.setattr("kantor.losses.moments.penalised", lambda _p, _f, b, _r, d, _w: CriticLoss(-d, d, d, d))
+    monkeypatch.setattr("kantor.losses.moments.with_penalty", lambda _p, _b, loss, d, _f: CriticLoss(loss, d, d, d))
     (ours, _) = case.contenders(torch.device("cpu"))
     with pytest.raises(AssertionError, match="critic"):
         case.check(ours, torch.device("cpu"))
