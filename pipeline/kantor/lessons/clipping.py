@@ -22,11 +22,10 @@ from kantor.training.state import State
 
 RADIUS, MODES = 2.0, 8
 _EVENTS = 20_000
-_ADAM = {"kind": "adam", "learning_rate": 1e-3, "betas": (0.5, 0.9)}
 CRITICS: dict[str, dict[str, Any]] = {
     # The paper's clip with the paper's optimiser.
     "clipped": {"objective": {"kind": "wgan", "clip": 0.01}},
-    "penalised": {"objective": {"kind": "wgan_gp"}, "critic_optimiser": _ADAM},
+    "penalised": {"objective": {"kind": "wgan_gp"}, "critic_optimiser": critics.ADAM},
 }
 
 

@@ -10,6 +10,9 @@ from kantor.config import Training
 from kantor.losses import Batch, Objective, make_objective
 from kantor.training.state import State
 
+ADAM = {"kind": "adam", "learning_rate": 1e-3, "betas": (0.5, 0.9)}
+"""The optimiser of every lesson that has no other of its paper."""
+
 
 def fresh(settings: Mapping[str, Any], features: int, seed: int) -> tuple[State, Objective]:
     """Networks, optimisers and objective of a training, as a configuration has it, without conditions."""

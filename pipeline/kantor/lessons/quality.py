@@ -29,7 +29,6 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "Wasserstein with penalty": {"kind": "wgan_gp", "penalty": {"weight": 0.1}},
     "minimax GAN": {"kind": "gan"},
 }
-_ADAM = {"kind": "adam", "learning_rate": 1e-3, "betas": (0.5, 0.9)}
 _EVENTS, _HELD_OUT, _LATENT = 20_000, 2000, 2
 
 
@@ -78,7 +77,7 @@ def _rank(distances: np.ndarray, qualities: np.ndarray) -> float:
 def _trained(objective: dict[str, Any], size: Size, seed: int) -> np.ndarray:
     """(2, K): the critic's distances and the energy distances of a training."""
     network = {"width": size.width, "depth": 3, "activation": "relu"}
-    optimisers = {f"{of}_optimiser": _ADAM | {"schedule": "cosine"} for of in ("critic", "generator")}
+    optimisers = {f"{of}_optimiser": critics.ADAM | {"schedule": "cosine"} for of in ("critic", "generator")}
     settings = Training.model_validate(
         {
             "dataset": "ring",

@@ -20,11 +20,10 @@ from kantor.models.randomness import stream
 
 CENTRE = 2.0
 _NETWORK = {"width": 64, "depth": 3}
-_ADAM = {"kind": "adam", "learning_rate": 1e-3, "betas": (0.5, 0.9)}
 CRITICS: dict[str, dict[str, Any]] = {
-    "discriminator": {"objective": {"kind": "gan"}, "critic_optimiser": _ADAM},
+    "discriminator": {"objective": {"kind": "gan"}, "critic_optimiser": critics.ADAM},
     "clipped critic": {"objective": {"kind": "wgan"}},  # with the paper's RMSProp
-    "penalised critic": {"objective": {"kind": "wgan_gp"}, "critic_optimiser": _ADAM},
+    "penalised critic": {"objective": {"kind": "wgan_gp"}, "critic_optimiser": critics.ADAM},
 }
 
 

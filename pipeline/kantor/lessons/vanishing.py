@@ -27,7 +27,6 @@ LOSSES: dict[str, tuple[str, str]] = {
     "Wasserstein with penalty": ("wgan_gp", "wgan_gp"),
 }
 _NETWORKS = {"generator": {"width": 64, "depth": 3, "latent": 2}, "critic": {"width": 64, "depth": 3}}
-_ADAM = {"kind": "adam", "learning_rate": 1e-3, "betas": (0.5, 0.9)}
 _EVENTS = 20_000
 
 
@@ -71,7 +70,9 @@ def _decades(norms: np.ndarray) -> np.ndarray:
 
 def _norms(critic: str, losses: Sequence[str], size: Size, seed: int, when: set[int]) -> Iterator[list[float]]:
     """The norms of the losses' gradients by the generator's parameters, after the numbers of updates in `when`."""
-    state, objective = critics.fresh({"objective": {"kind": critic}, "critic_optimiser": _ADAM, **_NETWORKS}, 2, seed)
+    state, objective = critics.fresh(
+        {"objective": {"kind": critic}, "critic_optimiser": critics.ADAM, **_NETWORKS}, 2, seed
+    )
     others = [critics.fresh({"objective": {"kind": loss}}, 2, seed)[1] for loss in losses]
     probe = torch.randn(4000, 2, generator=stream(seed, "vanishing, probe", 0))
     for done in critics.updates(state, objective, _batches(state, size, seed)):

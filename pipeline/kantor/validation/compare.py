@@ -22,7 +22,7 @@ from kantor.errors import InputError
 from kantor.machine.files import explained, sha256
 from kantor.machine.progress import log
 from kantor.machine.ranks import Ranks
-from kantor.models.bundle import Bundle, Drawn
+from kantor.models.bundle import BLOCK, Bundle, Drawn
 from kantor.resolution import is_constant
 from kantor.results import Comparison, Provenance, offsets_of
 from kantor.validation.measures import Measures, random_stream
@@ -30,8 +30,6 @@ from kantor.validation.observables import Observables
 from kantor.validation.statistics import weighted_mean
 
 METRICS, FIGURES = "metrics.json", "validation.h5"
-# The bundle's own block, so that no block is generated twice.
-_BLOCK = 8192
 
 
 def validate(bundle: Path, manifest: Path, settings: Validation, out: Path, ranks: Ranks) -> Comparison:
@@ -152,12 +150,12 @@ def _generate(model: Bundle, like: Sample, seed: int, ranks: Ranks, where: Path)
     model.generate_stored(1, like.conditions[:1], seed=seed)  # the first call also sets up what later ones use
 
     def block(piece: int) -> tuple[Drawn, float]:
-        conditions = like.conditions[piece * _BLOCK : (piece + 1) * _BLOCK]
+        conditions = like.conditions[piece * BLOCK : (piece + 1) * BLOCK]
         began = time.perf_counter()
-        drawn = model.draw(len(conditions), conditions, seed=seed, start=piece * _BLOCK)
+        drawn = model.draw(len(conditions), conditions, seed=seed, start=piece * BLOCK)
         return drawn, len(conditions) / (time.perf_counter() - began)
 
-    blocks = ranks.gather(-(-like.rows // _BLOCK), block)
+    blocks = ranks.gather(-(-like.rows // BLOCK), block)
     features = np.concatenate([drawn.events for drawn, _ in blocks])
     bad = int((~np.isfinite(features).all(axis=1)).sum())
     if bad:
