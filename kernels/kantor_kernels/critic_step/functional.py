@@ -238,7 +238,8 @@ def mlp_critic_descent(
     rows = Rows(real, fake, conditions, eps, coefficients, b, penalty_coefficients)
     if real.ndim != 3 or fake.ndim != 3 or any(part is not None and len(part) != len(real) for part in rows):
         raise ValueError("real and fake must be (U, B, D), and all rows of as many updates")
-    # Of one update, as of all.
+    check_shares("eps", eps)
+    # The rest of one update, as of all.
     one = rows.each(itemgetter(0))
     _check(perceptron, _rows(*one[:3], loss, one.eps, None, one.coefficients, None, one.penalty_coefficients), loss)
     if b.shape != coefficients.shape:

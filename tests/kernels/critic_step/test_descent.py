@@ -94,6 +94,10 @@ def test_what_does_not_fit_is_refused() -> None:
     net, rows = critic(1), batches("wasserstein")
     with pytest.raises(ValueError, match=r"\(U, B, D\)"):
         mlp_critic_descent(net, adam=fresh(net), **rows | {"eps": rows["eps"][:2]})
+    beyond = rows["eps"].clone()
+    beyond[2, 0] = 3.0
+    with pytest.raises(ValueError, match="eps"):
+        mlp_critic_descent(net, adam=fresh(net), **rows | {"eps": beyond})
     with pytest.raises(ValueError, match="moments"):
         mlp_critic_descent(net, adam=fresh(critic(2)), **rows)
     bent = nn.Sequential(nn.Linear(D + C, 4), nn.SiLU(), nn.Linear(4, 1)).double()
